@@ -1,0 +1,257 @@
+"""A platform: processors on one thermal network, and the one step where cost, heat and reliability meet.
+
+`step()` lets one task arrive, queues it on the chosen processor, and advances time to the next arrival:
+
+1. The run starts when the processor's backlog is done. It wakes the processor if that was asleep, and writes the network's
+   weights if they are not resident (or if more cells than the hazard budget allows have lost their state).
+2. Energy of queued work is released evenly while it runs; with leakage at the present temperature and the sleep power of
+   idle processors it is the power into the thermal network, which makes one exact zero-order-hold step.
+3. Temperature sets the retention hazard of resident weights, reads disturb them, programming wears the cells.
+
+    H += dt / tau(T) + reads rate(T)         cells lost, per resident network, in the log domain
+    retention failure:  H at the end of the run > hazard budget   (the run is then worthless, its weights are gone)
+    wear += written share of the chip / N_end(T)
+
+Processors are held by name and ordered alphabetically wherever arrays have a processor axis (P). Weights of several
+networks (W) share a chip; the least recently used are evicted first. Energy is conserved: what decisions commit is
+what heats the package. Temperature inside one step is taken as its exact time average.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from costmodel.cost import Conditions
+from costmodel.estimation import estimate
+from costmodel.processors.base import Processor
+from costmodel.processors.cim import CrossbarChip
+from costmodel.relax import HARD, Relaxation
+from costmodel.weights import CellRun, CellState, CellUse, needs_writing, use_cells
+from physics import Modes, ParameterTree, SharedPackage, param
+from workloads import OpTable
+
+LONG_IDLE = 1e3  # s; idle time is not counted further
+
+
+class Platform(ParameterTree):
+    """Processors by name on one shared package. `package` has one junction per processor, in alphabetical order."""
+
+    processors: dict[str, Processor]
+    package: SharedPackage
+    hazard_budget: Float[Array, ""] = param(
+        1e-6, unit="1", lo=1e-15, hi=0.5, log=True, source="assumed: bit error rate tolerated before correction, 1e-6..1e-4"
+    )
+
+    def __check_init__(self) -> None:
+        if not self.processors:
+            raise ValueError("Platform.processors: a platform needs at least one processor, got 0")
+        for name, processor in self.processors.items():
+            if not isinstance(processor, Processor):
+                raise ValueError(f"Platform.processors[{name!r}] must be a processor, got {type(processor).__name__}")
+        if self.package.r_junction.shape[-1] != len(self.processors):
+            raise ValueError(f"Platform.package has {self.package.r_junction.shape[-1]} junctions for {len(self.processors)} processors")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Processor names in the order of every processor axis."""
+        return tuple(sorted(self.processors))
+
+    @property
+    def cell_names(self) -> tuple[str, ...]:
+        """Names of the processors that keep weights in memory cells."""
+        return tuple(name for name in self.names if isinstance(self.processors[name], CrossbarChip))
+
+    def chip(self, name: str) -> CrossbarChip:
+        """The crossbar chip called `name`."""
+        chip = self.processors[name]
+        assert isinstance(chip, CrossbarChip)
+        return chip
+
+    def initial_state(self, ambient: float = 318.15, workloads: int = 1) -> "PlatformState":
+        """Everything idle, at ambient temperature (K), no weights resident, for `workloads` distinct networks (>= 1)."""
+        if isinstance(ambient, int | float) and not 200.0 <= ambient <= 500.0:
+            raise ValueError(f"ambient = {ambient:g} K is outside its range [200, 500] K")
+        if workloads < 1:
+            raise ValueError(f"workloads = {workloads} is below 1")
+        count = len(self.names)
+        zeros = jnp.zeros(count)
+        return PlatformState(
+            ambient=jnp.asarray(ambient, float),
+            theta=jnp.zeros(count + 2),
+            backlog=zeros,
+            idle=jnp.full(count, LONG_IDLE),
+            pending=zeros,
+            cells={name: CellState.empty(workloads) for name in self.cell_names},
+        )
+
+
+class PlatformState(NamedTuple):
+    """State between tasks. N thermal nodes: the P junctions, then spreader and case."""
+
+    ambient: Float[Array, ""]  # K
+    theta: Float[Array, " nodes"]  # K above ambient
+    backlog: Float[Array, " processors"]  # s of queued work
+    idle: Float[Array, " processors"]  # s since the last work was done
+    pending: Float[Array, " processors"]  # J of switching energy in that work
+    cells: dict[str, CellState]
+
+    @property
+    def temperature(self) -> Float[Array, " processors"]:
+        """Junction temperatures (K)."""
+        return self.ambient + self.theta[..., : self.backlog.shape[-1]]
+
+
+class Offer(NamedTuple):
+    """What one network costs on every processor, weights resident; arrays (P,)."""
+
+    latency: Float[Array, " processors"]  # s
+    energy: Float[Array, " processors"]  # J, switching only
+    write_latency: Float[Array, " processors"]  # s, to program its weights
+    write_energy: Float[Array, " processors"]  # J
+    memory: Float[Array, " processors"]  # share of the chip's weight memory
+    reads: Float[Array, " processors"]  # reads per cell and run
+
+
+class Task(NamedTuple):
+    """One request: run network number `network` within `deadline` (s); the next task comes `gap` (s) later."""
+
+    offer: Offer
+    network: Int[Array, ""]
+    deadline: Float[Array, ""]
+    gap: Float[Array, ""]
+
+
+class Decision(NamedTuple):
+    """Where to run a task: index into `Platform.names`."""
+
+    processor: Int[Array, ""]
+
+
+class Outcome(NamedTuple):
+    """Cost of one step."""
+
+    latency: Float[Array, ""]  # s, from arrival to result (waiting, waking, programming, running)
+    energy: Float[Array, ""]  # J: switching energy committed by the decision plus leakage of the whole platform until the next arrival
+    power: Float[Array, ""]  # W, mean into the thermal network until the next arrival
+    missed: Float[Array, ""]  # 1 if the deadline passed before the result
+    failed: Float[Array, ""]  # 1 if the weights were lost before the result
+    wear: Float[Array, ""]  # fraction of a chip's life consumed
+    written: Float[Array, ""]  # 1 if weights had to be written
+    deadline_margin: Float[Array, ""]  # s, negative if missed
+    retention_margin: Float[Array, ""]  # ln(budget / hazard) at the result; 50 where no cells are used
+    peak_temperature: Float[Array, ""]  # K, hottest junction at the end of the step
+
+
+def make_offer(platform: Platform, ops: OpTable, relaxation: Relaxation = HARD) -> Offer:
+    """Cost of `ops` on every processor at nominal conditions; differentiable in every parameter of `platform`."""
+    rows = []
+    for name in platform.names:
+        fresh = estimate(platform.processors[name], ops, Conditions(), relaxation)
+        empty = estimate(platform.processors[name], ops, Conditions(resident=0.0), relaxation)
+        write = (empty.programming_latency - fresh.programming_latency, empty.programming_energy - fresh.programming_energy)
+        switching = fresh.dynamic_energy + fresh.programming_energy
+        rows.append(Offer(fresh.latency, switching, *write, jnp.minimum(fresh.memory, 1.0), fresh.reads))
+    return jax.tree.map(lambda *columns: jnp.stack(columns), *rows)
+
+
+def make_offers(platform: Platform, tables: Sequence[OpTable], relaxation: Relaxation = HARD) -> Offer:
+    """Offers of several networks: arrays (W, P)."""
+    if not tables:
+        raise ValueError("a platform needs at least one workload, got 0")
+    return jax.tree.map(lambda *rows: jnp.stack(rows), *[make_offer(platform, table, relaxation) for table in tables])
+
+
+def make_task(platform: Platform, ops: OpTable, *, deadline: float, gap: float, network: int = 0) -> Task:
+    """A task that runs `ops`, kept on the chip as network number `network`. `deadline` and `gap` in s, > 0."""
+    for name, value in (("deadline", deadline), ("gap", gap)):
+        if isinstance(value, int | float) and not 0 < value < 1e9:
+            raise ValueError(f"{name} = {value:g} s is outside its range (0, 1e9) s")
+    return Task(make_offer(platform, ops), jnp.asarray(network), jnp.asarray(deadline, float), jnp.asarray(gap, float))
+
+
+class Quote(NamedTuple):
+    """What a task would take on each processor if it were sent there now; arrays (P,)."""
+
+    latency: Float[Array, " processors"]  # s, from arrival to result
+    service: Float[Array, " processors"]  # s, waking, writing and running, without the wait
+    energy: Float[Array, " processors"]  # J, switching energy it would commit
+    writing: Float[Array, " processors"]  # 1 where its weights would have to be written first
+
+
+def quote(platform: Platform, state: PlatformState, task: Task) -> Quote:
+    """What `task` would take on every processor in the present state; `step()` books exactly this."""
+    asleep = jnp.where(state.idle > _gather(platform, "linger"), 1.0, 0.0)
+    writing = _writing(platform, state, task)
+    service = asleep * _gather(platform, "wake_time") + task.offer.latency + writing * task.offer.write_latency
+    energy = asleep * _gather(platform, "wake_energy") + task.offer.energy + writing * task.offer.write_energy
+    return Quote(state.backlog + service, service, energy, writing)
+
+
+def step(
+    platform: Platform, state: PlatformState, task: Task, decision: Decision, modes: Modes | None = None
+) -> tuple[PlatformState, Outcome]:
+    """Run `task` on the chosen processor and advance to the next arrival; pure, for one state (vmap it).
+
+    `modes`, the thermal network's modal form, may be passed in to compute it once outside a loop; gradients in the
+    package's own parameters need it left out. Non-smooth: deadline, failure, eviction and waking are hard decisions,
+    their margins are smooth.
+    """
+    modes = platform.package.network().modes() if modes is None else modes
+    chosen = jax.nn.one_hot(decision.processor, len(platform.names), dtype=state.theta.dtype)
+    quoted = quote(platform, state, task)
+    backlog = state.backlog + chosen * quoted.service
+    pending = state.pending + chosen * quoted.energy
+    latency, committed = jnp.sum(chosen * quoted.latency), jnp.sum(chosen * quoted.energy)
+
+    busy = jnp.minimum(backlog, task.gap)
+    released = pending * busy / jnp.maximum(backlog, 1e-12)
+    before = jnp.where(backlog > 0, 0.0, state.idle)
+    awake = jnp.minimum(busy + jnp.maximum(_gather(platform, "linger") - before, 0.0), task.gap)
+    leakage = _leakage(platform, state, awake / task.gap)
+    power = released / task.gap + leakage
+    padded = jnp.pad(power, (0, state.theta.shape[-1] - power.shape[-1]))
+    theta, mean = modes.step(state.theta, padded, task.gap), modes.mean(state.theta, padded, task.gap)
+    temperature = state.ambient + mean[: power.shape[-1]]
+
+    cells, use = {}, CellUse.none()
+    for name in platform.cell_names:
+        i = platform.names.index(name)
+        run = CellRun(chosen[i], task.network, task.offer.memory[i], task.offer.reads[i], latency, task.gap, state.temperature[i], temperature[i])
+        cells[name], this = use_cells(platform.chip(name).cell, state.cells[name], run, jnp.log(platform.hazard_budget))
+        use = use.combine(this)
+    idle = jnp.minimum(before + task.gap - busy, LONG_IDLE)
+    after = PlatformState(state.ambient, theta, backlog - busy, idle, pending - released, cells)
+    outcome = Outcome(
+        latency=latency,
+        energy=committed + jnp.sum(leakage) * task.gap,
+        power=jnp.sum(power),
+        missed=jnp.where(latency > task.deadline, 1.0, 0.0),
+        failed=use.failed,
+        wear=use.wear,
+        written=use.written,
+        deadline_margin=task.deadline - latency,
+        retention_margin=use.margin,
+        peak_temperature=jnp.max(after.temperature),
+    )
+    return after, outcome
+
+
+def _gather(platform: Platform, field: str) -> Float[Array, " processors"]:
+    return jnp.stack([getattr(platform.processors[name], field) for name in platform.names])
+
+
+def _leakage(platform: Platform, state: PlatformState, awake: Float[Array, " processors"]) -> Float[Array, " processors"]:
+    """Mean static power (W) of every processor, awake for the fraction `awake` of the step."""
+    static = jnp.stack([platform.processors[n].static_power(Conditions(temperature=state.temperature[i])) for i, n in enumerate(platform.names)])
+    return static * (awake + _gather(platform, "sleep_fraction") * (1 - awake))
+
+
+def _writing(platform: Platform, state: PlatformState, task: Task) -> Float[Array, " processors"]:
+    """1 where the task's weights would have to be written before it can run."""
+    budget = jnp.log(platform.hazard_budget)
+    flags = [needs_writing(state.cells[name], task.network, budget) if name in platform.cell_names else jnp.zeros(()) for name in platform.names]
+    return jnp.stack(flags)

@@ -1,0 +1,1 @@
+"""Processor families, one per file, one signature for all."""

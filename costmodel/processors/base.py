@@ -1,0 +1,68 @@
+"""What every processor family has in common: leakage, sleep, and one way to be asked for a cost.
+
+    P_static(T, V) = P_ref V exp(slope (T - T_ref))          leakage, HotSpot's exponential law
+    a processor stays awake for `linger` after its last work, then draws `sleep_fraction` of that;
+    waking it takes `wake_time` and `wake_energy`.
+
+The leakage slope default 0.036 / K is HotSpot's (area law, valid about 300 K to 420 K).
+"""
+
+import abc
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from costmodel.cost import Conditions, OpCost
+from costmodel.relax import Relaxation
+from physics import ParameterTree, param
+from workloads import OpTable
+
+HOTSPOT = "HotSpot leakage law, uvahotspot/HotSpot f18831e"
+
+
+class Processor(ParameterTree):
+    """A machine that can run an operation table. Subclasses give `op_costs`, `static_power` and `peak_rate`."""
+
+    leakage_slope: Float[Array, ""] = param(0.036, unit="1/K", lo=0.0, hi=0.1, source=HOTSPOT)
+    temperature_ref: Float[Array, ""] = param(318.15, unit="K", lo=200.0, hi=500.0, source=HOTSPOT + ", ambient")
+    sleep_fraction: Float[Array, ""] = param(0.05, unit="1", lo=0.0, hi=1.0, source="assumed: power gating")
+    linger: Float[Array, ""] = param(0.0, unit="s", lo=0.0, hi=100.0, source="assumed: sleeps at once")
+    wake_time: Float[Array, ""] = param(0.0, unit="s", lo=0.0, hi=10.0, source="assumed: no sleep state")
+    wake_energy: Float[Array, ""] = param(0.0, unit="J", lo=0.0, hi=100.0, source="assumed: no sleep state")
+
+    @abc.abstractmethod
+    def op_costs(self, ops: OpTable, conditions: Conditions, relaxation: Relaxation) -> OpCost:
+        """Cost of every row of `ops` (unbatched), static energy left out."""
+
+    @abc.abstractmethod
+    def reference_static_power(self, conditions: Conditions) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """(leakage at the reference temperature, temperature-independent standby power), both W, awake."""
+
+    @abc.abstractmethod
+    def peak_rate(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
+        """Highest MAC rate (1/s)."""
+
+    def static_power(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
+        """Power (W) drawn while awake and doing nothing; rises exponentially with temperature.
+
+        The exponent is limited to 20 (a factor 5e8), far outside the law's range, so that nothing overflows.
+        """
+        leakage, standby = self.reference_static_power(conditions)
+        exponent = self.leakage_slope * (conditions.temperature - self.temperature_ref)
+        return leakage * conditions.voltage * jnp.exp(jnp.minimum(exponent, 20.0)) + standby
+
+
+def masked(values: Float[Array, " ops"], ops: OpTable) -> Float[Array, " ops"]:
+    """`values` with padding rows set to zero."""
+    return jnp.where(jnp.asarray(ops.mask), values, 0.0)
+
+
+def as_arrays(ops: OpTable) -> OpTable:
+    """The table's numbers as JAX arrays of the default float type; its host-side information is dropped."""
+    bare = ops.without_info()
+    return eqx.tree_at(
+        lambda t: [t.macs, t.macs_valid, t.flops, t.transcendentals, t.inputs, t.outputs, t.weights, t.live, t.activation_bits, t.weight_bits, t.m, t.n, t.k, t.groups],
+        bare,
+        replace_fn=lambda x: jnp.asarray(x, dtype=float),
+    )

@@ -1,0 +1,119 @@
+"""Weights kept in memory cells: which networks are resident, how much of them is lost, how much life is used up.
+
+    ln H  grows by retention loss, dt / tau(T), and by read disturb, reads x rate(T); writing sets H to 0
+    life  is consumed by writing: (written share of the chip) / N_end(T), spread over all cells (ideal wear levelling)
+
+Networks that no longer fit are evicted, least recently used first. A network whose lost fraction exceeds the hazard
+budget is written again before its next run; one that exceeds it before its run has finished has failed and is gone.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from physics import Cell, Wear
+
+JUST_WRITTEN = -1e4  # ln of the lost fraction of freshly written cells
+NO_CELLS = 50.0  # retention margin reported where a run uses no cells
+
+
+class CellState(NamedTuple):
+    """Weights in the cells of one chip; arrays (W,), one entry per distinct network."""
+
+    resident: Float[Array, " networks"]  # 1 where the network's weights are on the chip
+    memory: Float[Array, " networks"]  # share of the chip they take
+    age: Float[Array, " networks"]  # runs on this chip since they were last used
+    log_hazard: Float[Array, " networks"]  # ln of the fraction of their cells lost since programming
+    wear: Wear  # fraction of life consumed, mean over the chip
+
+    @classmethod
+    def empty(cls, networks: int) -> "CellState":
+        """Fresh cells, nothing resident."""
+        zeros = jnp.zeros(networks)
+        return cls(zeros, zeros, zeros, jnp.full(networks, JUST_WRITTEN), Wear.zero())
+
+
+class CellRun(NamedTuple):
+    """What one step asks of one chip."""
+
+    used: Float[Array, ""]  # 1 if the task runs on this chip
+    network: Int[Array, ""]
+    memory: Float[Array, ""]  # share of the chip its weights take
+    reads: Float[Array, ""]  # reads per cell
+    latency: Float[Array, ""]  # s from arrival to result
+    gap: Float[Array, ""]  # s to the next arrival
+    temperature: Float[Array, ""]  # K at arrival
+    mean_temperature: Float[Array, ""]  # K, mean until the next arrival
+
+
+class CellUse(NamedTuple):
+    """What the step did to the cells."""
+
+    failed: Float[Array, ""]
+    wear: Float[Array, ""]
+    written: Float[Array, ""]
+    margin: Float[Array, ""]  # ln(budget / hazard) at the result
+
+    @classmethod
+    def none(cls) -> "CellUse":
+        """No cells touched."""
+        zero = jnp.zeros(())
+        return cls(zero, zero, zero, jnp.full((), NO_CELLS))
+
+    def combine(self, other: "CellUse") -> "CellUse":
+        """Totals over chips; the smaller margin."""
+        return CellUse(self.failed + other.failed, self.wear + other.wear, self.written + other.written, jnp.minimum(self.margin, other.margin))
+
+
+def needs_writing(cells: CellState, network: Int[Array, ""], log_budget: Float[Array, ""]) -> Float[Array, ""]:
+    """1 if the network's weights are absent or have lost more cells than the budget allows, else 0."""
+    mine = jax.nn.one_hot(network, cells.resident.shape[-1], dtype=cells.resident.dtype)
+    usable = cells.resident * jnp.where(cells.log_hazard < log_budget, 1.0, 0.0)
+    return 1.0 - jnp.sum(mine * usable)
+
+
+def use_cells(cell: Cell, cells: CellState, run: CellRun, log_budget: Float[Array, ""]) -> tuple[CellState, CellUse]:
+    """Cells after one step, and what the run did to them."""
+    mine = run.used * jax.nn.one_hot(run.network, cells.resident.shape[-1], dtype=cells.resident.dtype)
+    written = run.used * needs_writing(cells, run.network, log_budget)
+    start = jnp.where(mine * written > 0, JUST_WRITTEN, cells.log_hazard)
+
+    own = jnp.sum(mine * start) + (1 - run.used) * JUST_WRITTEN
+    at_result = _log_add(own, _log_loss(cell, run.temperature, run.latency, run.reads))
+    failed = run.used * jnp.where(at_result > log_budget, 1.0, 0.0)
+    margin = jnp.where(run.used > 0, jnp.minimum(log_budget - at_result, NO_CELLS), NO_CELLS)
+
+    log_hazard = _log_add(start, _log_loss(cell, run.mean_temperature, run.gap, mine * run.reads))
+    memory = jnp.where(mine > 0, run.memory, cells.memory)
+    age = jnp.where(mine > 0, 0.0, cells.age + run.used)
+    resident = _evict(jnp.maximum(cells.resident, mine), memory, age) * (1 - mine * failed)
+    wear = written * run.memory * jnp.exp(-cell.endurance.log_cycles(run.temperature))
+    after = CellState(resident, memory, age, log_hazard, cells.wear.add(wear))
+    return after, CellUse(failed, wear, written, margin)
+
+
+def settle(cells: CellState) -> CellState:
+    """The same chip with those networks evicted that do not fit together, least recently used first."""
+    return cells._replace(resident=_evict(cells.resident, cells.memory, cells.age))
+
+
+def _log_loss(cell: Cell, temperature: Array, duration: Array, reads: Array) -> Array:
+    """ln of the fraction of cells lost in `duration` (s) at `temperature` (K) with `reads` per cell."""
+    by_time = jnp.log(duration) + cell.retention.log_hazard_rate(temperature)
+    by_reads = jnp.log(jnp.maximum(reads, 1e-30)) + cell.disturb.log_rate(temperature)
+    return _log_add(by_time, by_reads)
+
+
+def _log_add(a: Array, b: Array) -> Array:
+    """ln(e^a + e^b); cheaper than jnp.logaddexp, for finite arguments."""
+    return jnp.maximum(a, b) + jnp.log1p(jnp.exp(-jnp.abs(a - b)))
+
+
+def _evict(resident: Array, memory: Array, age: Array) -> Array:
+    """Which networks stay: the most recently used ones whose memory adds up to at most the chip."""
+    index = jnp.arange(age.shape[-1])
+    earlier = (age[None, :] < age[:, None]) | ((age[None, :] == age[:, None]) & (index[None, :] <= index[:, None]))
+    filled = jnp.sum(jnp.where(earlier, resident * memory, 0.0), axis=-1)
+    return resident * jnp.where(filled <= 1 + 1e-5, 1.0, 0.0)

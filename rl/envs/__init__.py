@@ -1,0 +1,1 @@
+"""Environments with gymnax 1.0 semantics."""

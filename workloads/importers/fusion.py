@@ -1,0 +1,167 @@
+"""Which primitives a device runs as one operation.
+
+    epilogue        an elementwise computation on one activation (bias, batch normalisation, activation function, also
+                    x * sigmoid(x)) joins the operation that made the activation, if nothing else needs the latter;
+    normalisation   a reduction whose result is brought back onto its own operand (softmax, layer normalisation) is one
+                    operation, from the operand to the result of the same size.
+
+An elementwise operation on two activations (a residual sum) stays an operation of its own, and has epilogues too.
+Both are single-entry single-exit regions, found by growing from the entry until one tensor of its size is left open.
+"""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Sequence
+
+from workloads.importers.graph import Graph, Node, Region, Value
+from workloads.importers.rules import ELEMENTWISE, REDUCTIONS
+
+REGION_LIMIT = 64  # primitives in one fused region; beyond it the primitives stay apart
+
+
+@dataclasses.dataclass(eq=False)
+class Group:
+    """Primitives that run as one operation, in order."""
+
+    nodes: list[Node]
+    normalisation: bool = False
+
+    @property
+    def region(self) -> Region:
+        """The loops around it."""
+        return self.nodes[0].region
+
+
+class _Uses:
+    """Who reads each tensor, and the order of the nodes."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.order = {id(node): i for i, node in enumerate(graph.nodes)}
+        self.readers: dict[int, list[Node]] = defaultdict(list)
+        for node in graph.nodes:
+            for root in {id(v.root): v.root for v in node.activations}.values():
+                self.readers[id(root)].append(node)
+
+    def of(self, tensor: Value) -> list[Node]:
+        """The nodes that read `tensor`, in order."""
+        return self.readers[id(tensor)]
+
+
+class _Growth:
+    """One region that grows from `entry`; `taken` are nodes that already belong to a fused group."""
+
+    def __init__(self, entry: Value, uses: _Uses, taken: set[int], kinds: frozenset[str], region: Region) -> None:
+        self.entry, self.uses, self.taken, self.kinds, self.region = entry, uses, taken, kinds, region
+        self.nodes: dict[int, Node] = {}
+        self.inside: dict[int, Value] = {id(entry): entry}
+
+    def grow(self, seeds: Sequence[Node]) -> Value | None:
+        """Take the seeds and go on until the region has one open tensor of the entry's size; that tensor, or None."""
+        if not all(self._absorb(node) for node in seeds):
+            return None
+        while len(self.nodes) <= REGION_LIMIT:
+            open_tensors = [t for t in self.inside.values() if t is not self.entry and self._open(t)]
+            if len(open_tensors) == 1 and open_tensors[0].size == self.entry.size:
+                return open_tensors[0]
+            waiting = [n for t in open_tensors for n in self.uses.of(t) if id(n) not in self.nodes]
+            if not waiting or not self._absorb(min(waiting, key=lambda n: self.uses.order[id(n)])):
+                return None
+        return None
+
+    def members(self) -> list[Node]:
+        """The region's nodes in order of execution."""
+        return sorted(self.nodes.values(), key=lambda n: self.uses.order[id(n)])
+
+    def _open(self, tensor: Value) -> bool:
+        return tensor.escapes or any(id(n) not in self.nodes for n in self.uses.of(tensor))
+
+    def _absorb(self, node: Node) -> bool:
+        """Take `node` and what its operands need, back to the entry; False if something there cannot be fused."""
+        if id(node) in self.nodes:
+            return True
+        if node.primitive not in self.kinds or id(node) in self.taken or node.region != self.region:
+            return False
+        if len(node.outputs) != 1 or len(self.nodes) > REGION_LIMIT:
+            return False
+        for value in node.activations:
+            producer = value.root.producer
+            if id(value.root) not in self.inside and (producer is None or not self._absorb(producer)):
+                return False
+        self.nodes[id(node)] = node
+        self.inside[id(node.outputs[0])] = node.outputs[0]
+        return True
+
+
+def group(graph: Graph, *, fuse: bool) -> list[Group]:
+    """The operations of a graph in order of execution; without `fuse` every primitive is one."""
+    if not fuse:
+        return [Group([node]) for node in graph.nodes]
+    uses = _Uses(graph)
+    owner: dict[int, Group] = {}
+    for node in graph.nodes:
+        if node.primitive in REDUCTIONS and id(node) not in owner:
+            _normalisation(node, uses, owner)
+    for node in graph.nodes:
+        own = owner.setdefault(id(node), Group([node]))
+        if own.nodes[0] is node:
+            _entry_chain(own, uses, owner)
+            _epilogues(own, uses, owner)
+    return list({id(owner[id(node)]): owner[id(node)] for node in graph.nodes}.values())
+
+
+def _normalisation(reduction: Node, uses: _Uses, owner: dict[int, Group]) -> None:
+    if len(reduction.activations) != 1:
+        return
+    growth = _Growth(reduction.activations[0].root, uses, set(owner), ELEMENTWISE | REDUCTIONS, reduction.region)
+    if growth.grow([reduction]) is None or len(growth.nodes) < 2:
+        return
+    fused = Group(growth.members(), normalisation=True)
+    owner.update((id(n), fused) for n in fused.nodes)
+
+
+def _entry_chain(own: Group, uses: _Uses, owner: dict[int, Group]) -> None:
+    """An elementwise region with several first nodes on one tensor that no operation made (gelu of an argument)."""
+    first = own.nodes[0]
+    roots = {id(v.root): v.root for v in first.activations}
+    if len(own.nodes) > 1 or len(roots) != 1 or first.primitive not in ELEMENTWISE:
+        return
+    entry = next(iter(roots.values()))
+    growth = _Growth(entry, uses, _others(owner, own), ELEMENTWISE, own.region)
+    if growth.grow(uses.of(entry)) is not None and growth.members()[0] is first:
+        own.nodes = growth.members()
+        owner.update((id(n), own) for n in own.nodes)
+
+
+def _epilogues(own: Group, uses: _Uses, owner: dict[int, Group]) -> None:
+    while (result := _result(own, uses)) is not None and not result.escapes:
+        readers = uses.of(result)
+        groups = {id(g): g for n in readers if (g := owner.get(id(n))) is not None}
+        if own.normalisation and len(groups) == 1 and all(id(n) in owner for n in readers):
+            after = next(iter(groups.values()))
+            if not after.normalisation or after.region != own.region or not _only_entry(after, result):
+                return
+            extra = after.nodes
+        else:
+            growth = _Growth(result, uses, set(owner), ELEMENTWISE, own.region)
+            if not readers or growth.grow(readers) is None:
+                return
+            extra = growth.members()
+        own.nodes = own.nodes + extra
+        owner.update((id(n), own) for n in extra)
+
+
+def _result(own: Group, uses: _Uses) -> Value | None:
+    """The one tensor that leaves the group, or None if there are several."""
+    members = {id(n) for n in own.nodes}
+    leaving = [v for n in own.nodes for v in n.outputs if v.escapes or any(id(r) not in members for r in uses.of(v))]
+    return leaving[0] if len(leaving) == 1 and len(leaving[0].producer.outputs) == 1 else None  # type: ignore[union-attr]
+
+
+def _only_entry(after: Group, entry: Value) -> bool:
+    members = {id(n) for n in after.nodes}
+    outside = {id(v.root) for n in after.nodes for v in n.activations if id(v.root.producer) not in members}
+    return outside == {id(entry)}
+
+
+def _others(owner: dict[int, Group], own: Group) -> set[int]:
+    return {key for key, value in owner.items() if value is not own}
