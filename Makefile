@@ -25,15 +25,15 @@ export WRITE_NOTEBOOKS
 .PHONY: help setup study test slow x64 check check-rest format format-check lint types contracts notebooks bench clean
 
 help: ## show this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS="$$(printf '\t')" read -r name text; do printf '%-14s %s\n' "$$name" "$$text"; done
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 $(SETUP): pyproject.toml constraints.txt
-	@set -e; \
+	@set -e; python=; \
 	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
 	    for candidate in $(PYTHON); do \
 	        if "$$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then python="$$candidate"; break; fi; \
 	    done; \
-	    if [ -z "$${python:-}" ]; then echo "Tempo needs Python 3.11 or newer, and none of these is: $(PYTHON)" >&2; exit 1; fi; \
+	    if [ -z "$$python" ]; then echo "Tempo needs Python 3.11 or newer, and none of these is: $(PYTHON)" >&2; exit 1; fi; \
 	    echo "Making .venv with $$python (once, about a minute)"; \
 	    "$$python" -m venv --clear .venv; \
 	fi; \

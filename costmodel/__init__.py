@@ -15,6 +15,7 @@ from costmodel.platform import (
     make_offers,
     make_task,
     quote,
+    rollout,
     step,
 )
 from costmodel.processors.base import Processor
@@ -55,6 +56,7 @@ __all__ = [
     "make_offers",
     "make_task",
     "quote",
+    "rollout",
     "sensitivity",
     "soft",
     "step",

@@ -5,7 +5,7 @@ stm32l4r5   Cortex-M4F at 120 MHz, int8. Two efficiencies (convolution, dense) a
 edge-gpu    A GPU of the Jetson Nano class, fp16: 128 Maxwell cores x 2 x 921 MHz = 236 GMAC/s, 25.6 GB/s LPDDR4 (public
             specification). Efficiencies, launch overhead, powers and sleep behaviour are assumed.
 isaac       ISAAC-CE (ISCA 2016): 41.29 TOPS and 65.8 W at 16 bit.
-edge-pim    A small resistive macro: 240 arrays of 128 x 128 two-bit cells, 8-bit operands, copper-oxide cells that are cheap
+edge-pim    A small resistive macro: 208 arrays of 128 x 128 two-bit cells, 8-bit operands, copper-oxide cells that are cheap
             to integrate and forget in seconds when hot. Assumed from the parts of ISAAC, slower periphery.
 """
 
@@ -68,10 +68,10 @@ def isaac() -> CrossbarChip:
 
 
 def edge_pim() -> CrossbarChip:
-    """A 240-array macro that keeps each weight once: 1 MiB of 8-bit weights if every cell could be used."""
+    """A 208-array macro that keeps each weight once: 1 MiB of 8-bit weights if every cell could be used."""
     return CrossbarChip(
         elements=1,
-        units=30,
+        units=26,
         arrays=8,
         weight_bits=8,
         input_bits=8,
@@ -91,7 +91,8 @@ def edge_pim() -> CrossbarChip:
 def edge_platform() -> Platform:
     """The three edge processors in one fanless package (20 K/W to ambient, assumed)."""
     processors = {"cpu": stm32l4r5(), "gpu": edge_gpu(), "pim": edge_pim()}
-    return Platform(processors, SharedPackage(names=("cpu", "gpu", "pim")))
+    package = SharedPackage(names=("cpu", "gpu", "pim"), r_junction=(20.0, 3.0, 8.0), c_junction=(0.05, 0.5, 0.1), r_spreader=1.0, c_spreader=4.0, r_ambient=12.0, c_case=40.0)
+    return Platform(processors, package)
 
 
 HARDWARE: dict[str, Callable[[], Processor]] = {"stm32l4r5": stm32l4r5, "edge-gpu": edge_gpu, "isaac": isaac, "edge-pim": edge_pim}

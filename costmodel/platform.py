@@ -240,6 +240,12 @@ def step(
     return after, outcome
 
 
+def rollout(platform: Platform, state: PlatformState, tasks: Task, decisions: Decision) -> tuple[PlatformState, Outcome]:
+    """Many steps: `tasks` and `decisions` have a leading axis (T,); the final state and the outcomes (T,)."""
+    modes = platform.package.network().modes()
+    return jax.lax.scan(lambda s, x: step(platform, s, x[0], x[1], modes), state, (tasks, decisions))
+
+
 def _gather(platform: Platform, field: str) -> Float[Array, " processors"]:
     return jnp.stack([getattr(platform.processors[name], field) for name in platform.names])
 

@@ -81,15 +81,15 @@ def use_cells(cell: Cell, cells: CellState, run: CellRun, log_budget: Float[Arra
     start = jnp.where(mine * written > 0, JUST_WRITTEN, cells.log_hazard)
 
     own = jnp.sum(mine * start) + (1 - run.used) * JUST_WRITTEN
-    at_result = _log_add(own, _log_loss(cell, run.temperature, run.latency, run.reads))
+    at_result = _log_add(own, cell.log_loss(run.temperature, run.latency, run.reads))
     failed = run.used * jnp.where(at_result > log_budget, 1.0, 0.0)
     margin = jnp.where(run.used > 0, jnp.minimum(log_budget - at_result, NO_CELLS), NO_CELLS)
 
-    log_hazard = _log_add(start, _log_loss(cell, run.mean_temperature, run.gap, mine * run.reads))
+    log_hazard = _log_add(start, cell.log_loss(run.mean_temperature, run.gap, mine * run.reads))
     memory = jnp.where(mine > 0, run.memory, cells.memory)
     age = jnp.where(mine > 0, 0.0, cells.age + run.used)
     resident = _evict(jnp.maximum(cells.resident, mine), memory, age) * (1 - mine * failed)
-    wear = written * run.memory * jnp.exp(-cell.endurance.log_cycles(run.temperature))
+    wear = written * run.memory * cell.endurance.damage(cell.write_temperature(run.temperature))
     after = CellState(resident, memory, age, log_hazard, cells.wear.add(wear))
     return after, CellUse(failed, wear, written, margin)
 
@@ -97,13 +97,6 @@ def use_cells(cell: Cell, cells: CellState, run: CellRun, log_budget: Float[Arra
 def settle(cells: CellState) -> CellState:
     """The same chip with those networks evicted that do not fit together, least recently used first."""
     return cells._replace(resident=_evict(cells.resident, cells.memory, cells.age))
-
-
-def _log_loss(cell: Cell, temperature: Array, duration: Array, reads: Array) -> Array:
-    """ln of the fraction of cells lost in `duration` (s) at `temperature` (K) with `reads` per cell."""
-    by_time = jnp.log(duration) + cell.retention.log_hazard_rate(temperature)
-    by_reads = jnp.log(jnp.maximum(reads, 1e-30)) + cell.disturb.log_rate(temperature)
-    return _log_add(by_time, by_reads)
 
 
 def _log_add(a: Array, b: Array) -> Array:

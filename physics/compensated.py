@@ -9,6 +9,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from physics.types import Result, Value
+
 
 class CompensatedSum(eqx.Module):
     """An unevaluated sum `high + low` with |low| at most half a unit in the last place of `high`."""
@@ -17,23 +19,23 @@ class CompensatedSum(eqx.Module):
     low: Float[Array, "*shape"]
 
     @classmethod
-    def start(cls, value: Float[Array, "*shape"] | float = 0.0) -> "CompensatedSum":
+    def start(cls, value: Value = 0.0) -> "CompensatedSum":
         """A sum that begins at `value`."""
         high = jnp.asarray(value, float)
         return cls(high, jnp.zeros_like(high))
 
-    def add(self, increment: Float[Array, "*shape"]) -> "CompensatedSum":
+    def add(self, increment: Value) -> "CompensatedSum":
         """The sum plus `increment`."""
         total, lost = _two_sum(self.high, increment)
         return CompensatedSum(*_two_sum(total, lost + self.low))
 
     @property
-    def value(self) -> Float[Array, "*shape"]:
+    def value(self) -> Result:
         """The sum, rounded once."""
         return self.high + self.low
 
 
-def _two_sum(a: Array, b: Array) -> tuple[Array, Array]:
+def _two_sum(a: Array, b: Value) -> tuple[Array, Array]:
     """a + b rounded, and exactly what rounding lost."""
     total = a + b
     part = total - a

@@ -18,6 +18,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 Tree = TypeVar("Tree")
 
@@ -45,7 +46,10 @@ def as_leaf(value: Any) -> Any:
     """A strongly typed float array of `value`; None and non-numbers are refused."""
     if value is None or isinstance(value, str):
         raise ValueError(f"a parameter must be a number, got {value!r}")
-    return jnp.asarray(value, dtype=float)
+    try:
+        return jnp.asarray(value, dtype=float)
+    except TypeError:
+        raise ValueError(f"a parameter must be a number, got {value!r}") from None
 
 
 def param(default: Any = dataclasses.MISSING, *, unit: str, lo: float, hi: float, source: str, log: bool = False) -> Any:
@@ -61,11 +65,11 @@ def param(default: Any = dataclasses.MISSING, *, unit: str, lo: float, hi: float
 
 def check_range(name: str, value: Any, info: Param) -> None:
     """Raise ValueError with field, value, unit and range if `value` is concrete and not inside [lo, hi]."""
-    if isinstance(value, jax.core.Tracer) or not isinstance(value, jax.Array | np.ndarray | float | int):
+    if isinstance(value, Tracer) or not isinstance(value, jax.Array | np.ndarray | float | int):
         return
     array = np.asarray(value, dtype=np.float64)
-    slack = 1e-6 * max(abs(info.lo), abs(info.hi) if np.isfinite(info.hi) else 0.0)
-    bad = ~((array >= info.lo - min(slack, 1e-6 * abs(info.lo))) & (array <= info.hi + slack))
+    low, high = info.lo - 1e-6 * abs(info.lo), info.hi + 1e-6 * abs(info.hi)  # room for rounding to float32
+    bad = ~((array >= low) & (array <= high) & np.isfinite(array))
     if bad.any():
         worst = array[bad].flat[0]
         raise ValueError(f"{name} = {worst:g} {info.unit} is outside its range [{info.lo:g}, {info.hi:g}] {info.unit}")
@@ -82,17 +86,23 @@ class ParameterTree(eqx.Module):
 
 
 def parameters(tree: Any) -> tuple[LabelledParam, ...]:
-    """All parameters of `tree` (modules, dicts, lists and tuples are entered), in leaf order."""
-    return tuple(_walk(tree, ""))
+    """All parameters of `tree` (modules, dicts, lists and tuples are entered), in leaf order.
+
+    A module with a static field `sources`, pairs of (label, citation), says where its own numbers come from where that
+    differs from its class's defaults: the named devices do.
+    """
+    return tuple(_walk(tree, "", {}))
 
 
-def _walk(node: Any, prefix: str) -> Iterator[LabelledParam]:
+def _walk(node: Any, prefix: str, sources: Mapping[str, str]) -> Iterator[LabelledParam]:
+    own = getattr(node, "sources", ()) if isinstance(node, ParameterTree) else ()
+    sources = {**{f"{prefix}{label}": source for label, source in own}, **sources}
     for name, child, info in _children(node):
         label = f"{prefix}{name}"
         if info is not None:
-            yield LabelledParam(label, info, child)
+            yield LabelledParam(label, dataclasses.replace(info, source=sources.get(label, info.source)), child)
         else:
-            yield from _walk(child, f"{label}.")
+            yield from _walk(child, f"{label}.", sources)
 
 
 def _children(node: Any) -> Iterator[tuple[str, Any, Param | None]]:

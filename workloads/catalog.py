@@ -7,6 +7,7 @@ has one, its softmax head. `OpTable.with_bits(activation=8, weight=8)` gives the
 import dataclasses
 import difflib
 import functools
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -67,7 +68,7 @@ def list_networks() -> tuple[str, ...]:
     return tuple(entry.name for entry in ENTRIES)
 
 
-def load(source: str | Callable[..., Any], *args: Any, weights: Sequence[int] = (), **options: Any) -> OpTable:
+def load(source: str | os.PathLike[str] | Callable[..., Any], *args: Any, weights: Sequence[int] = (), **options: Any) -> OpTable:
     """The operation table of a named network, or of a function.
 
     `load("resnet8")` takes any name of `list_networks()` or its alias, in any case, and nothing else; the table is cached.
@@ -77,11 +78,10 @@ def load(source: str | Callable[..., Any], *args: Any, weights: Sequence[int] = 
     """
     if callable(source):
         return profile(source, *args, weights=weights, **options)
-    if not isinstance(source, str):
-        raise ValueError(f"a workload is a name or a function, got {type(source).__name__}")
+    name = os.fspath(source)
     if args or weights or options:
-        raise ValueError(f"arguments go with a function, not with the name {source!r}")
-    return _load_named(_find(source).name)
+        raise ValueError(f"arguments go with a function, not with the name {name!r}")
+    return _load_named(_find(name).name)
 
 
 def load_network(name: str) -> Network:

@@ -17,6 +17,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from workloads.catalog import list_networks
@@ -89,7 +90,8 @@ def draw(stream: TaskStream, key: PRNGKeyArray, mean_gap: Float[Array, ""] | flo
     for_network, for_deadline, for_gap = jax.random.split(key, 3)
     network = jax.random.categorical(for_network, jnp.log(stream.weights))
     deadline = _log_uniform(for_deadline, stream.deadline_lo[network], stream.deadline_hi[network])
-    return Draw(network, deadline, mean_gap * jax.random.exponential(for_gap, dtype=stream.gap_lo.dtype))
+    gap = jnp.asarray(mean_gap, stream.gap_lo.dtype) * jax.random.exponential(for_gap, dtype=stream.gap_lo.dtype)
+    return Draw(network, deadline, gap)
 
 
 def draw_mean_gap(stream: TaskStream, key: PRNGKeyArray) -> Float[Array, ""]:
@@ -109,7 +111,7 @@ def _scalar(name: str, value: Any) -> Array:
 
 
 def _check_weights(weights: Array) -> None:
-    if isinstance(weights, jax.core.Tracer):
+    if isinstance(weights, Tracer):
         return
     values = np.asarray(weights)
     if not (np.isfinite(values).all() and (values >= 0).all() and values.sum() > 0):
@@ -117,7 +119,7 @@ def _check_weights(weights: Array) -> None:
 
 
 def _check_range(name: str, lo: Array, hi: Array) -> None:
-    if isinstance(lo, jax.core.Tracer) or isinstance(hi, jax.core.Tracer):
+    if isinstance(lo, Tracer) or isinstance(hi, Tracer):
         return
     for low, high in zip(np.atleast_1d(lo), np.atleast_1d(hi), strict=True):
         if not 0 < low <= high < math.inf:

@@ -83,7 +83,7 @@ class CrossbarChip(Processor):
     write_pulses: Float[Array, ""] = param(8.52, unit="1", lo=1, hi=1e4, log=True, source=NEURRAM)
     verify_time: Float[Array, ""] = param(100e-9, unit="s", lo=0, hi=1e-2, log=True, source="assumed: one array read per pulse")
     write_arrays: Float[Array, ""] = param(168.0, unit="1", lo=1, hi=1e6, log=True, source="assumed: one write driver per tile")
-    cell: Cell = eqx.field(default_factory=lambda: load_device("hfox-reram"))
+    cell: Cell = eqx.field(default_factory=lambda: load_device("hfox_reram"))
     timing: Literal["physical", "literal"] = eqx.field(static=True, default="physical")
     scope: Literal["chip", "pe", "layer"] = eqx.field(static=True, default="chip")
 

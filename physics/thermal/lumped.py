@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from physics.params import ParameterTree, param
 from physics.thermal.networks import ThermalNetwork
+from physics.types import Scalar
 
 EV6 = "fit to HotSpot's ev6 block model, area-mean step response, r_convec {} K/W"
 
@@ -31,7 +32,7 @@ class TwoNode(ParameterTree):
     c_junction: Float[Array, ""] = param(0.0570, unit="J/K", lo=1e-9, hi=1e6, log=True, source=EV6.format(0.1))
     c_case: Float[Array, ""] = param(33.0, unit="J/K", lo=1e-9, hi=1e6, log=True, source=EV6.format(0.1))
 
-    def step(self, theta: Float[Array, "2"], power: Float[Array, ""], dt: Float[Array, ""]) -> Float[Array, "2"]:
+    def step(self, theta: Float[Array, "2"], power: Scalar, dt: Scalar) -> Float[Array, "2"]:
         """Temperature rise (K) after `dt` (s) of constant `power` (W) into the junction; exact."""
         away = theta - self.steady(power)
         slow, fast = self._rates()
@@ -39,7 +40,7 @@ class TwoNode(ParameterTree):
         mixed = jnp.exp(-slow * dt) * jnp.expm1(-(fast - slow) * dt) / (fast - slow)
         return theta + relaxed * away - mixed * (self._cool(away) + slow * away)
 
-    def steady(self, power: Float[Array, ""]) -> Float[Array, "2"]:
+    def steady(self, power: Scalar) -> Float[Array, "2"]:
         """Temperature rise (K) under `power` (W) for ever."""
         return jnp.stack([power * (self.r_junction_case + self.r_case_ambient), power * self.r_case_ambient])
 
@@ -71,9 +72,7 @@ class Ladder(ParameterTree):
     Defaults are the Cauer form of three fitted Foster terms, R = 0.0318, 0.0483, 1.006 K/W, tau = 1.03 ms, 0.377 s, 77.4 s.
     """
 
-    r_junction_spreader: Float[Array, ""] = param(
-        0.0320909954314, unit="K/W", lo=1e-4, hi=1e4, log=True, source=EV6.format(1.0)
-    )
+    r_junction_spreader: Float[Array, ""] = param(0.0320909954314, unit="K/W", lo=1e-4, hi=1e4, log=True, source=EV6.format(1.0))
     r_spreader_sink: Float[Array, ""] = param(0.0583064081923, unit="K/W", lo=1e-4, hi=1e4, log=True, source=EV6.format(1.0))
     r_sink_ambient: Float[Array, ""] = param(0.995702596376, unit="K/W", lo=1e-4, hi=1e4, log=True, source=EV6.format(1.0))
     c_junction: Float[Array, ""] = param(0.0322425667264, unit="J/K", lo=1e-9, hi=1e6, log=True, source=EV6.format(1.0))

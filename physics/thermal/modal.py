@@ -20,6 +20,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from physics.thermal.responses import apply, respond, respond_sequence
+from physics.types import Scalar
 
 LOG_CURVATURE = 0.309  # largest |d2 exp(-e^u) / du2|, at e^u = (3 + sqrt 5) / 2
 
@@ -45,13 +46,11 @@ class Modes(eqx.Module):
         """1 / rates (s), slowest first."""
         return 1 / self.rates
 
-    def step(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""]) -> Float[Array, " nodes"]:
+    def step(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar) -> Float[Array, " nodes"]:
         """Temperature rise (K) after `dt` (s) of constant `power` (W); exact. dt >= 0, finite."""
         return theta + self.increment(theta, power, dt)
 
-    def increment(
-        self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""]
-    ) -> Float[Array, " nodes"]:
+    def increment(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar) -> Float[Array, " nodes"]:
         """Change of the temperature rise (K) over `dt` (s).
 
         Many steps much shorter than the package's time constants are summed best in a `CompensatedSum`: in float32
@@ -59,13 +58,11 @@ class Modes(eqx.Module):
         """
         return self._response(1, theta, power, dt)
 
-    def mean(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""]) -> Float[Array, " nodes"]:
+    def mean(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar) -> Float[Array, " nodes"]:
         """Time average of the temperature rise (K) inside the step; exact."""
         return theta + self._response(2, theta, power, dt)
 
-    def maximum(
-        self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""], samples: int = 32
-    ) -> Bounded:
+    def maximum(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar, samples: int = 32) -> Bounded:
         """Largest temperature rise (K) of each node inside the step, ends included, and a bound of the error.
 
         Sampled at both ends and at instants spaced evenly in ln t from a tenth of the fastest time constant to dt;
@@ -83,7 +80,7 @@ class Modes(eqx.Module):
         return Bounded(value, lax.stop_gradient(jnp.maximum(0.01, LOG_CURVATURE * spacing**2) / 8 * amplitude))
 
     def rollout(
-        self, theta: Float[Array, " nodes"], power: Float[Array, "steps nodes"], dt: Float[Array, ""], *, parallel: bool = False
+        self, theta: Float[Array, " nodes"], power: Float[Array, "steps nodes"], dt: Scalar, *, parallel: bool = False
     ) -> Float[Array, "steps nodes"]:
         """Temperature rise (K) after each of many equal steps `dt` (s), `power` (W) constant inside each.
 
@@ -94,14 +91,13 @@ class Modes(eqx.Module):
         if parallel:
             states = respond_sequence(self.rates, self.generator, state, drives, dt)
         else:
-            states = lax.scan(lambda z, q: (self._advance(z, q, dt),) * 2, state, drives)[1]
+            states = lax.scan(lambda z, q: self._advance(z, q, dt), state, drives)[1]
         return apply(states, self.shapes.T)
 
-    def _advance(self, state: Array, drive: Array, dt: Array) -> Array:
-        return state + respond(1, self.rates, self.generator, state, drive, dt)
+    def _advance(self, state: Array, drive: Array, dt: Array) -> tuple[Array, Array]:
+        after = state + respond(1, self.rates, self.generator, state, drive, dt)
+        return after, after
 
-    def _response(self, order: int, theta: Array, power: Array, dt: Array) -> Array:
+    def _response(self, order: int, theta: Array, power: Array, dt: Scalar) -> Array:
         state, drive = apply(self.projection, theta), apply(self.inputs, power)
         return apply(self.shapes, respond(order, self.rates, self.generator, state, drive, jnp.asarray(dt, state.dtype)))
-
-

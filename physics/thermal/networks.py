@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from physics.params import ParameterTree, param
 from physics.thermal.modal import Bounded, Modes
 from physics.thermal.responses import apply
 from physics.thermal.spectrum import conductance_matrix, spectrum
+from physics.types import Scalar
 
 Links = tuple[tuple[int, int], ...]
 
@@ -94,22 +96,20 @@ class ThermalNetwork(ParameterTree):
             generator=stiffness - added_mass * rates,
         )
 
-    def step(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""]) -> Float[Array, " nodes"]:
+    def step(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar) -> Float[Array, " nodes"]:
         """Temperature rise (K) after `dt` (s) of constant `power` (W); exact. In loops use `modes()` once."""
         return self.modes().step(theta, power, dt)
 
-    def mean(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""]) -> Float[Array, " nodes"]:
+    def mean(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar) -> Float[Array, " nodes"]:
         """Time average of the temperature rise (K) inside the step; exact."""
         return self.modes().mean(theta, power, dt)
 
-    def maximum(
-        self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""], samples: int = 32
-    ) -> Bounded:
+    def maximum(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar, samples: int = 32) -> Bounded:
         """Largest temperature rise (K) inside the step with an error bound; see `Modes.maximum`."""
         return self.modes().maximum(theta, power, dt, samples)
 
     def rollout(
-        self, theta: Float[Array, " nodes"], power: Float[Array, "steps nodes"], dt: Float[Array, ""], *, parallel: bool = False
+        self, theta: Float[Array, " nodes"], power: Float[Array, "steps nodes"], dt: Scalar, *, parallel: bool = False
     ) -> Float[Array, "steps nodes"]:
         """Temperature rise (K) after each of many equal steps; see `Modes.rollout`."""
         return self.modes().rollout(theta, power, dt, parallel=parallel)
@@ -133,7 +133,7 @@ class ThermalNetwork(ParameterTree):
         """G^-1 (K/W): rise of node i per watt into node j."""
         return jax.vmap(self.steady)(jnp.eye(len(self.names), dtype=self.capacitance.dtype))
 
-    def energy(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Float[Array, ""]) -> EnergyBalance:
+    def energy(self, theta: Float[Array, " nodes"], power: Float[Array, " nodes"], dt: Scalar) -> EnergyBalance:
         """Heat (J) supplied, stored and released to ambient in one step."""
         modes = self.modes()
         return EnergyBalance(
@@ -153,7 +153,7 @@ def heat_flow(network: ThermalNetwork, theta: Float[Array, " nodes"]) -> Float[A
 def _stranded(network: ThermalNetwork) -> list[str]:
     """Names of nodes without a path to ambient; empty when the conductances are traced and cannot be read."""
     leaves = (network.conductance, network.ambient_conductance)
-    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+    if any(isinstance(leaf, Tracer) for leaf in leaves):
         return []
     conductance, ambient = (np.asarray(leaf) for leaf in leaves)
     reached = {i for i in range(len(network.names)) if ambient[i] > 0}

@@ -9,8 +9,6 @@ r_junction = 8.2 K mm2/W / A and c_junction = 1.26e-4 J/K/mm2 A, the first ladde
 256 mm2 die. Valid for processors that share a spreader; heat between neighbouring dies through silicon is neglected.
 """
 
-from collections.abc import Sequence
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -25,17 +23,22 @@ JUNCTION = "assumed: a 64 mm2 processor, scaled by area from a fit to HotSpot's 
 class SharedPackage(ParameterTree):
     """P processor junctions on one spreader and case. `names` are the processors' names (static).
 
-    `r_junction` (P,) and `c_junction` (P,) belong to each processor, the scalars to the shared package.
-    `shared_package()` fills in defaults and repeats scalars. Raises ValueError for wrong shapes or ranges.
+    `r_junction` (P,) and `c_junction` (P,) belong to each processor (one number means: the same for all), the other
+    values to the shared package. Raises ValueError for wrong shapes and values out of range.
     """
 
     names: tuple[str, ...] = eqx.field(static=True, converter=tuple)
-    r_junction: Float[Array, " processors"] = param(unit="K/W", lo=1e-4, hi=1e4, log=True, source=JUNCTION)
-    c_junction: Float[Array, " processors"] = param(unit="J/K", lo=1e-9, hi=1e6, log=True, source=JUNCTION)
+    r_junction: Float[Array, " processors"] = param(0.128, unit="K/W", lo=1e-4, hi=1e4, log=True, source=JUNCTION)
+    c_junction: Float[Array, " processors"] = param(8.06e-3, unit="J/K", lo=1e-9, hi=1e6, log=True, source=JUNCTION)
     r_spreader: Float[Array, ""] = param(0.0583064, unit="K/W", lo=1e-4, hi=1e4, log=True, source=SHARED)
     c_spreader: Float[Array, ""] = param(7.08952, unit="J/K", lo=1e-9, hi=1e6, log=True, source=SHARED)
     r_ambient: Float[Array, ""] = param(0.995703, unit="K/W", lo=1e-4, hi=1e4, log=True, source=SHARED)
     c_case: Float[Array, ""] = param(70.5739, unit="J/K", lo=1e-9, hi=1e6, log=True, source=SHARED)
+
+    def __post_init__(self) -> None:
+        for field in ("r_junction", "c_junction"):
+            value = jnp.asarray(getattr(self, field), float)
+            setattr(self, field, jnp.broadcast_to(value, (len(self.names),)) if value.ndim == 0 else value)
 
     def __check_init__(self) -> None:
         if not self.names:
@@ -57,23 +60,3 @@ class SharedPackage(ParameterTree):
             links=[(i, count) for i in range(count)] + [(count, count + 1)],
             names=(*self.names, "spreader", "case"),
         )
-
-
-def shared_package(
-    names: Sequence[str],
-    r_junction: Float[Array, " processors"] | float = 0.128,
-    c_junction: Float[Array, " processors"] | float = 8.06e-3,
-    **shared: float,
-) -> SharedPackage:
-    """A package for the processors `names`; junction values (K/W, J/K) may be one number for all.
-
-    `shared` sets r_spreader, c_spreader, r_ambient, c_case. Raises ValueError as `SharedPackage` does.
-    """
-    count = (len(names),)
-    r, c = (jnp.asarray(value, float) for value in (r_junction, c_junction))
-    return SharedPackage(
-        names=tuple(names),
-        r_junction=jnp.broadcast_to(r, count) if r.ndim == 0 else r,
-        c_junction=jnp.broadcast_to(c, count) if c.ndim == 0 else c,
-        **shared,
-    )

@@ -14,7 +14,6 @@ almost full *relative* precision. Sources: Hestenes (1958); Demmel and Veselic, 
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -88,7 +87,7 @@ def _orthonormalise(basis: Array) -> Array:
 def _rotate_until_diagonal(basis: Array, strain: Array) -> Array:
     """One-sided Jacobi: rotate pairs of columns until those of `strain` are orthogonal to working precision."""
     schedule = jnp.asarray(_round_robin(basis.shape[0]))
-    tolerance = 4 * jnp.finfo(basis.dtype).eps
+    tolerance = 4 * float(jnp.finfo(basis.dtype).eps)
     rows = basis.shape[0]
 
     def stage(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -114,7 +113,7 @@ def _rotate_until_diagonal(basis: Array, strain: Array) -> Array:
     return stacked[:rows]
 
 
-def _rotation(a: Array, b: Array, tolerance: Array) -> tuple[Array, Array, Array]:
+def _rotation(a: Array, b: Array, tolerance: float) -> tuple[Array, Array, Array]:
     """Cosine, sine and present overlap of the rotations that make the columns of `a` and `b` orthogonal."""
     aa, bb, ab = jnp.sum(a * a, axis=0), jnp.sum(b * b, axis=0), jnp.sum(a * b, axis=0)
     overlap = jnp.abs(ab) / jnp.maximum(jnp.sqrt(aa) * jnp.sqrt(bb), jnp.finfo(a.dtype).tiny)
@@ -132,7 +131,6 @@ def _round_robin(size: int) -> np.ndarray:
     stages = []
     for _ in range(len(players) - 1):
         half = len(players) // 2
-        stages.append([(min(p), max(p)) for p in zip(players[:half], players[:half - 1:-1], strict=True) if min(p) >= 0])
+        stages.append([(min(p), max(p)) for p in zip(players[:half], players[: half - 1 : -1], strict=True) if min(p) >= 0])
         players = [players[0], players[-1], *players[1:-1]]
     return np.asarray(stages, dtype=np.int32).reshape(len(stages), size // 2, 2)
-

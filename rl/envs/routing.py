@@ -21,7 +21,7 @@ from costmodel import Decision, Offer, Outcome, Platform, PlatformState, Quote, 
 from costmodel.weights import CellState, settle
 from physics import Wear
 from rl.envs.spaces import Box, Discrete
-from workloads import TaskStream, default_stream, load
+from workloads import TaskStream, default_stream, draw, draw_mean_gap, load
 
 LN_TINY = -5.0  # margins are clipped to [LN_TINY, LN_LARGE] before they are scaled
 LN_LARGE = 25.0
@@ -153,7 +153,7 @@ class SchedulingEnv:
     def step_env(self, key: Array, state: RoutingState, action: Int[Array, ""]) -> tuple[RoutingState, Outcome]:
         """One task without reward, ending or reset."""
         platform, outcome = self.outcome(state, action)
-        network, deadline, gap = self.stream.draw(key, state.mean_gap)
+        network, deadline, gap = draw(self.stream, key, state.mean_gap)
         return RoutingState(platform, network, deadline, gap, state.mean_gap, state.time + 1), outcome
 
     def observe(self, state: RoutingState) -> Float[Array, " entries"]:
@@ -181,13 +181,13 @@ class SchedulingEnv:
         return [cells.resident, margin, jnp.log1p(cells.age), jnp.clip(to_budget, LN_TINY, LN_LARGE)[None] / 10]
 
     def _worn_out(self, platform: PlatformState) -> Array:
-        worn = [cells.wear.value() >= 1.0 for cells in platform.cells.values()]
+        worn = [cells.wear.damage >= 1.0 for cells in platform.cells.values()]
         return jnp.any(jnp.stack(worn)) if worn else jnp.zeros((), bool)
 
     def _draw_episode(self, key: Array, params: RoutingParams) -> RoutingState:
         key_task, key_gap, key_plant, key_cells = jax.random.split(key, 4)
-        mean_gap = self.stream.draw_mean_gap(key_gap)
-        network, deadline, gap = self.stream.draw(key_task, mean_gap)
+        mean_gap = draw_mean_gap(self.stream, key_gap)
+        network, deadline, gap = draw(self.stream, key_task, mean_gap)
         draws = jax.random.uniform(key_plant, (2,))
         plant = self.platform.initial_state(workloads=len(self.stream.networks))
         plant = plant._replace(
@@ -203,5 +203,5 @@ class SchedulingEnv:
         draws = jax.random.uniform(jax.random.fold_in(key, self.platform.names.index(name)), (2 * count + 1,))
         memory = self.offers.memory[:, self.platform.names.index(name)]
         hazard = jnp.log(self.platform.hazard_budget) - params.staleness * draws[count : 2 * count]
-        cells = CellState(jnp.ones(count), memory, 10 * draws[:count], hazard, Wear.of(0.5 * draws[-1]))
+        cells = CellState(jnp.ones(count), memory, 10 * draws[:count], hazard, Wear.zero(0.5 * draws[-1]))
         return settle(cells)

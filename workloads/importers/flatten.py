@@ -15,7 +15,7 @@ import numpy as np
 from jax.extend import core
 
 from workloads.importers.graph import Graph, Node, Region, Value, view
-from workloads.importers.rules import RULES, VIEWS, cost_of
+from workloads.importers.rules import ELEMENTWISE, RULES, VIEWS, cost_of
 
 CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # the parameter under which a call primitive keeps its body
 
@@ -39,7 +39,7 @@ class Flattener:
 
     def closed_over(self, array: Any) -> Value:
         """A closed-over array: a parameter, the same one wherever it is used."""
-        shape, dtype = np.shape(array), _dtype(array)
+        shape, dtype = np.shape(array), np.result_type(array) if np.isscalar(array) else array.dtype
         key = id(array)
         if key not in self._leaf_of:
             self._leaf_of[key] = len(self.graph.leaves)
@@ -51,7 +51,7 @@ class Flattener:
             return env[atom]
         if np.ndim(atom.val):
             return self.closed_over(atom.val)
-        return Value((), atom.aval.dtype, stored=0, constant=True)
+        return Value((), np.result_type(atom.val), stored=0, constant=True)
 
     # -- the walk
 
@@ -76,14 +76,14 @@ class Flattener:
             return self._cond(eqn.params["branches"], inputs, region, scope)
         if name == "shard_map":
             return self._shard_map(eqn.params, inputs, eqn.outvars, region, scope)
-        if name == "linear_solve":
+        if name in ("linear_solve", "custom_linear_solve"):
             lengths, solve = eqn.params["const_lengths"], eqn.params["jaxprs"].solve
             start = lengths.matvec + lengths.vecmat
             return self.body(solve, inputs[start : start + lengths.solve] + inputs[sum(lengths) :], region, scope)
         body = _called(eqn)
         if body is not None:
             return self.body(body, inputs, region, scope)
-        if name in VIEWS or (name == "convert_element_type" and inputs[0].dtype == eqn.outvars[0].aval.dtype):
+        if _is_view(eqn, inputs):
             return [view(v, shape=o.aval.shape, dtype=o.aval.dtype) for v, o in zip(inputs, eqn.outvars, strict=False)]
         return self._node(name, eqn.params, inputs, [v.aval for v in eqn.outvars], region, scope)
 
@@ -96,6 +96,8 @@ class Flattener:
             if constant:
                 value.sources = frozenset().union(*(v.sources for v in inputs))
                 value.varying = frozenset().union(*(v.varying for v in inputs))
+                if name in ELEMENTWISE and not any(v.stored for v in inputs):
+                    value.stored = 0  # computed from numbers in the program: itself a number in the program
             node.outputs.append(value)
         (self.graph.hoisted if constant else self.graph.nodes).append(node)
         return list(node.outputs)
@@ -219,10 +221,6 @@ class Flattener:
         ]
 
 
-def _dtype(array: Any) -> Any:
-    return array.dtype if hasattr(array, "dtype") else np.asarray(array).dtype
-
-
 def _called(eqn: Any) -> Any:
     """The body of a call primitive, one that has no rule and takes and returns what its body does; else None."""
     if eqn.primitive.name in RULES:
@@ -233,6 +231,15 @@ def _called(eqn: Any) -> Any:
         if len(getattr(inner, "invars", ())) == len(eqn.invars) and len(getattr(inner, "outvars", ())) == len(eqn.outvars):
             return body
     return None
+
+
+def _is_view(eqn: Any, inputs: Sequence[Value]) -> bool:
+    """Whether an equation only renames its operands; a transposition does if it keeps the order of the long axes."""
+    if eqn.primitive.name == "transpose":
+        kept = [axis for axis in eqn.params["permutation"] if inputs[0].shape[axis] != 1]
+        return kept == sorted(kept)
+    same_dtype = eqn.primitive.name == "convert_element_type" and inputs[0].dtype == eqn.outvars[0].aval.dtype
+    return same_dtype or eqn.primitive.name in VIEWS
 
 
 def _slice(value: Value, shape: tuple[int, ...], loop: int) -> Value:
@@ -247,7 +254,7 @@ def _entering(value: Value, active: bool, changing: bool, loop: int, region: Reg
     """A carried value as the body sees it: the initial one's storage, or a copy of an initial constant."""
     if active and value.constant:
         return Value(value.shape, value.dtype, value.size, constant=False, region=region, since=loop)
-    inside = view(value, shape=value.shape, stored=value.stored, region=region)
+    inside = view(value, shape=value.shape, region=region)
     if not active and changing:
         inside.varying = value.varying | {loop}
     return inside
@@ -255,7 +262,7 @@ def _entering(value: Value, active: bool, changing: bool, loop: int, region: Reg
 
 def _leaving(value: Value, loop: int, region: Region) -> Value:
     """A carried value as it is seen after the loop."""
-    outside = view(value, shape=value.shape, stored=value.stored, region=region)
+    outside = view(value, shape=value.shape, region=region)
     outside.varying = value.varying - {loop}
     return outside
 

@@ -55,40 +55,40 @@ class _Growth:
         self.nodes: dict[int, Node] = {}
         self.inside: dict[int, Value] = {id(entry): entry}
 
-    def grow(self, seeds: Sequence[Node]) -> Value | None:
-        """Take the seeds and go on until the region has one open tensor of the entry's size; that tensor, or None."""
+    def grow(self, seeds: Sequence[Node]) -> list[Node]:
+        """The largest region that starts with the seeds and leaves one open tensor of the entry's size, in order.
+
+        Empty if there is none, or if the seeds cannot be fused.
+        """
+        closed: list[Node] = []
         if not all(self._absorb(node) for node in seeds):
-            return None
+            return closed
         while len(self.nodes) <= REGION_LIMIT:
             open_tensors = [t for t in self.inside.values() if t is not self.entry and self._open(t)]
             if len(open_tensors) == 1 and open_tensors[0].size == self.entry.size:
-                return open_tensors[0]
+                closed = list(self.nodes.values())
             waiting = [n for t in open_tensors for n in self.uses.of(t) if id(n) not in self.nodes]
             if not waiting or not self._absorb(min(waiting, key=lambda n: self.uses.order[id(n)])):
-                return None
-        return None
-
-    def members(self) -> list[Node]:
-        """The region's nodes in order of execution."""
-        return sorted(self.nodes.values(), key=lambda n: self.uses.order[id(n)])
+                break
+        return sorted(closed, key=lambda n: self.uses.order[id(n)])
 
     def _open(self, tensor: Value) -> bool:
         return tensor.escapes or any(id(n) not in self.nodes for n in self.uses.of(tensor))
 
-    def _absorb(self, node: Node) -> bool:
+    def _absorb(self, node: Node, depth: int = 0) -> bool:
         """Take `node` and what its operands need, back to the entry; False if something there cannot be fused."""
         if id(node) in self.nodes:
             return True
         if node.primitive not in self.kinds or id(node) in self.taken or node.region != self.region:
             return False
-        if len(node.outputs) != 1 or len(self.nodes) > REGION_LIMIT:
+        if len(node.results) != 1 or len(self.nodes) + depth > REGION_LIMIT:
             return False
         for value in node.activations:
             producer = value.root.producer
-            if id(value.root) not in self.inside and (producer is None or not self._absorb(producer)):
+            if id(value.root) not in self.inside and (producer is None or not self._absorb(producer, depth + 1)):
                 return False
         self.nodes[id(node)] = node
-        self.inside[id(node.outputs[0])] = node.outputs[0]
+        self.inside[id(node.results[0])] = node.results[0]
         return True
 
 
@@ -104,64 +104,46 @@ def group(graph: Graph, *, fuse: bool) -> list[Group]:
     for node in graph.nodes:
         own = owner.setdefault(id(node), Group([node]))
         if own.nodes[0] is node:
-            _entry_chain(own, uses, owner)
+            _chain(own, uses, owner)
             _epilogues(own, uses, owner)
     return list({id(owner[id(node)]): owner[id(node)] for node in graph.nodes}.values())
 
 
 def _normalisation(reduction: Node, uses: _Uses, owner: dict[int, Group]) -> None:
-    if len(reduction.activations) != 1:
-        return
-    growth = _Growth(reduction.activations[0].root, uses, set(owner), ELEMENTWISE | REDUCTIONS, reduction.region)
-    if growth.grow([reduction]) is None or len(growth.nodes) < 2:
-        return
-    fused = Group(growth.members(), normalisation=True)
-    owner.update((id(n), fused) for n in fused.nodes)
+    if len(reduction.activations) == 1:
+        entry = reduction.activations[0].root
+        members = _Growth(entry, uses, set(owner), ELEMENTWISE | REDUCTIONS, reduction.region).grow([reduction])
+        if len(members) > 1:
+            _claim(Group(members, normalisation=True), members, owner)
 
 
-def _entry_chain(own: Group, uses: _Uses, owner: dict[int, Group]) -> None:
-    """An elementwise region with several first nodes on one tensor that no operation made (gelu of an argument)."""
+def _chain(own: Group, uses: _Uses, owner: dict[int, Group]) -> None:
+    """Elementwise work on one tensor that cannot be an epilogue, because something else needs that tensor too."""
     first = own.nodes[0]
     roots = {id(v.root): v.root for v in first.activations}
-    if len(own.nodes) > 1 or len(roots) != 1 or first.primitive not in ELEMENTWISE:
-        return
-    entry = next(iter(roots.values()))
-    growth = _Growth(entry, uses, _others(owner, own), ELEMENTWISE, own.region)
-    if growth.grow(uses.of(entry)) is not None and growth.members()[0] is first:
-        own.nodes = growth.members()
-        owner.update((id(n), own) for n in own.nodes)
+    if len(own.nodes) == len(roots) == 1 and first.primitive in ELEMENTWISE:
+        taken = {key for key, value in owner.items() if value is not own}
+        members = _Growth(next(iter(roots.values())), uses, taken, ELEMENTWISE, own.region).grow([first])
+        if members and members[0] is first:
+            own.nodes = members
+            _claim(own, members, owner)
 
 
 def _epilogues(own: Group, uses: _Uses, owner: dict[int, Group]) -> None:
-    while (result := _result(own, uses)) is not None and not result.escapes:
-        readers = uses.of(result)
-        groups = {id(g): g for n in readers if (g := owner.get(id(n))) is not None}
-        if own.normalisation and len(groups) == 1 and all(id(n) in owner for n in readers):
-            after = next(iter(groups.values()))
-            if not after.normalisation or after.region != own.region or not _only_entry(after, result):
-                return
-            extra = after.nodes
-        else:
-            growth = _Growth(result, uses, set(owner), ELEMENTWISE, own.region)
-            if not readers or growth.grow(readers) is None:
-                return
-            extra = growth.members()
-        own.nodes = own.nodes + extra
-        owner.update((id(n), own) for n in extra)
+    result = _result(own, uses)
+    if result is None or result.escapes or not uses.of(result):
+        return
+    extra = _Growth(result, uses, set(owner), ELEMENTWISE, own.region).grow(uses.of(result))
+    own.nodes = own.nodes + extra
+    _claim(own, extra, owner)
+
+
+def _claim(own: Group, nodes: Sequence[Node], owner: dict[int, Group]) -> None:
+    owner.update((id(n), own) for n in nodes)
 
 
 def _result(own: Group, uses: _Uses) -> Value | None:
     """The one tensor that leaves the group, or None if there are several."""
     members = {id(n) for n in own.nodes}
-    leaving = [v for n in own.nodes for v in n.outputs if v.escapes or any(id(r) not in members for r in uses.of(v))]
-    return leaving[0] if len(leaving) == 1 and len(leaving[0].producer.outputs) == 1 else None  # type: ignore[union-attr]
-
-
-def _only_entry(after: Group, entry: Value) -> bool:
-    members = {id(n) for n in after.nodes}
-    outside = {id(v.root) for n in after.nodes for v in n.activations if id(v.root.producer) not in members}
-    return outside == {id(entry)}
-
-
-def _others(owner: dict[int, Group], own: Group) -> set[int]:
-    return {key for key, value in owner.items() if value is not own}
+    leaving = [v for n in own.nodes for v in n.results if v.escapes or any(id(r) not in members for r in uses.of(v))]
+    return leaving[0] if len(leaving) == 1 and leaving[0].producer and len(leaving[0].producer.results) == 1 else None

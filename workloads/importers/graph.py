@@ -62,6 +62,11 @@ class Node:
         return [v for v in self.inputs if not v.constant]
 
     @property
+    def results(self) -> list[Value]:
+        """The outputs, without the buffers in which a loop collects them."""
+        return [v for v in self.outputs if v.since is None]
+
+    @property
     def constants(self) -> list[Value]:
         """The operands that are constants and are stored somewhere."""
         return [v for v in self.inputs if v.constant and v.stored]

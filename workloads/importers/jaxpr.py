@@ -118,7 +118,8 @@ def _table(graph: Graph, groups: list[Group], label: str, uncounted: tuple[tuple
 
 
 def _hoisted_flag(graph: Graph) -> tuple[str, ...]:
-    work = sum(cost.work * node.repeat for node in graph.hoisted if (cost := cost_of(node)))
+    folded = [node for node in graph.hoisted if any(v.sources for v in node.inputs)]
+    work = sum(cost.work * node.repeat for node in folded if (cost := cost_of(node)))
     return (f"hoisted: {work:.0f} flops on parameters alone are computed once and not counted",) if work else ()
 
 
@@ -127,7 +128,7 @@ def _row(graph: Graph, own: Group, wanted: set[int]) -> dict[str, Any]:
     costs = [cost_of(node) or Cost(OpKind.OTHER) for node in own.nodes]
     repeat = own.nodes[0].repeat
     activations, constants = _reads(own, costs)
-    written = [v for n in own.nodes for v in n.outputs if v.since is None and (v.escapes or id(v) in wanted)]
+    written = [v for n in own.nodes for v in n.results if v.escapes or id(v) in wanted]
     shown = max([v for v, _ in activations] or written or own.nodes[-1].outputs, key=lambda v: v.size, default=None)
     activation_bits = _bits(shown.dtype) if shown is not None else 32.0
     row = {

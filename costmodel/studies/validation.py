@@ -1,0 +1,89 @@
+"""How the models compare with published figures: what was calibrated, what was predicted, and how far off it is.
+
+STM32L4R5ZI, 120 MHz, ST X-CUBE-AI, MLPerf Tiny closed division, round v1.2: latency and energy of one inference.
+Three numbers are fitted to two of the four networks (ic and ad): the efficiencies of convolution and dense layers and the
+active power. The other two networks (kws and vww) are predicted. ISAAC: peak throughput and power of the published chip.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from costmodel.estimation import estimate
+from costmodel.hardware import isaac, stm32l4r5
+from costmodel.processors.roofline import Roofline
+from physics import replace
+from workloads import load
+
+MLPERF = "MLPerf Tiny v1.2, ST, STM32L4R5ZI at 120 MHz (mlcommons tiny_results)"
+ISAAC = "Shafiee et al., ISCA 2016; roll-up of its component table"
+PUBLISHED = {  # latency s, energy J
+    "ds-cnn": (43.19e-3, 1820e-6),
+    "mobilenet-v1-0.25": (88.93e-3, 3895e-6),
+    "fc-autoencoder": (5.26e-3, 203e-6),
+    "resnet8": (165.1e-3, 6919e-6),
+}
+CALIBRATED_ON = ("resnet8", "fc-autoencoder")
+CALIBRATED = ("efficiency_conv", "efficiency_dense")
+
+
+class ValidationRow(NamedTuple):
+    """One published figure beside the model's; `role` is "calibrated", "predicted" or "reproduced" (arithmetic of the source)."""
+
+    target: str
+    quantity: str
+    unit: str
+    published: float
+    modelled: float
+    role: str
+    source: str
+
+    @property
+    def error(self) -> float:
+        """Relative error, signed."""
+        return self.modelled / self.published - 1
+
+
+def calibrate_stm32() -> Roofline:
+    """The board fitted to two networks: Newton steps on the logarithms of the two efficiencies, then the mean power."""
+    board = stm32l4r5()
+    target = jnp.log(jnp.array([PUBLISHED[name][0] for name in CALIBRATED_ON]))
+    tables = [load(name) for name in CALIBRATED_ON]
+
+    def residual(logs: jax.Array) -> jax.Array:
+        tied = {"efficiency_depthwise": jnp.exp(logs[0])}
+        hardware = replace(board, dict(zip(CALIBRATED, jnp.exp(logs), strict=True)) | tied)
+        return jnp.log(jnp.stack([estimate(hardware, ops).latency for ops in tables])) - target
+
+    logs = jnp.log(jnp.array([getattr(board, name) for name in CALIBRATED]))
+    for _ in range(8):
+        logs = logs - jnp.linalg.solve(jax.jacobian(residual)(logs), residual(logs))
+    conv, dense = (float(x) for x in jnp.exp(logs))
+    power = float(np.mean([PUBLISHED[name][1] / PUBLISHED[name][0] for name in CALIBRATED_ON]))
+    return replace(board, {"efficiency_conv": conv, "efficiency_depthwise": conv, "efficiency_dense": dense, "active_power": power})
+
+
+def validate() -> tuple[ValidationRow, ...]:
+    """Every comparison, calibrated anew."""
+    return *_stm32_rows(), *_isaac_rows()
+
+
+def _stm32_rows() -> list[ValidationRow]:
+    board, rows = calibrate_stm32(), []
+    for name, (latency, energy) in PUBLISHED.items():
+        cost = estimate(board, load(name))
+        role = "calibrated" if name in CALIBRATED_ON else "predicted"
+        rows.append(ValidationRow(f"stm32l4r5 {name}", "latency", "s", latency, float(cost.latency), role, MLPERF))
+        rows.append(ValidationRow(f"stm32l4r5 {name}", "energy", "J", energy, float(cost.energy), role, MLPERF))
+    return rows
+
+
+def _isaac_rows() -> list[ValidationRow]:
+    chip = isaac()
+    tops, power = 2 * float(chip.peak_rate()), float(chip.peak_power()["total"])
+    return [
+        ValidationRow("isaac", "peak rate", "op/s", 41.29e12, tops, "reproduced", ISAAC),
+        ValidationRow("isaac", "peak power", "W", 65.8, power, "reproduced", ISAAC),
+    ]

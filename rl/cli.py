@@ -1,0 +1,204 @@
+"""The command line: `tempo profile | cost | sweep | sensitivity | train | evaluate | study`, each with --json.
+
+Bad input, an unwritable folder or a full disk is one line on standard error and exit status 2; an interrupt is 130.
+Heavy packages are imported inside the commands, so that --help and mistakes answer at once.
+"""
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="tempo",
+    help="What work costs on heterogeneous computers with processing-in-memory, and who should run it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")]
+Networks = Annotated[str, typer.Option(help="Network names, separated by commas; default: all four of MLPerf Tiny.")]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        with _quiet_interrupt():
+            app(standalone_mode=True)
+    except (ValueError, OSError) as error:
+        print(f"tempo: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
+
+
+@contextlib.contextmanager
+def _quiet_interrupt() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("tempo: interrupted; the same command goes on where it was", file=sys.stderr)
+        sys.exit(130)
+
+
+def _use_compilation_cache() -> None:
+    """Keep compiled programs in the user's cache folder, so that the second run starts at once."""
+    import jax
+
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    with contextlib.suppress(OSError, RuntimeError):
+        folder = Path(base) / "tempo-pim" / "jax"
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+def _emit(value: Any, as_json: bool, text: str) -> None:
+    typer.echo(json.dumps(value, indent=1, sort_keys=True) if as_json else text)
+
+
+@app.command()
+def profile(network: Annotated[str, typer.Argument(help="Name of a network, such as resnet8.")], json_: Json = False) -> None:
+    """Operation counts of a network.
+
+    Example: tempo profile resnet8
+    """
+    from rl.study.tables import profile_table
+    from workloads import load
+
+    table, value = profile_table(load(network))
+    _emit(value, json_, table)
+
+
+@app.command()
+def cost(
+    networks: Annotated[list[str] | None, typer.Argument(help="Network names; default: all four.")] = None,
+    on: Annotated[list[str] | None, typer.Option(help="Processor name; may be repeated. Default: all.")] = None,
+    temperature: Annotated[float, typer.Option(help="Junction temperature in Celsius.")] = 45.0,
+    validate: Annotated[bool, typer.Option("--validate", help="Print how the models compare with published figures.")] = False,
+    json_: Json = False,
+) -> None:
+    """Latency, energy and the active bound of networks on processors.
+
+    Example: tempo cost resnet8 --on isaac --on stm32l4r5
+    """
+    from rl.study import tables
+
+    _use_compilation_cache()
+    table, value = tables.validation_table() if validate else tables.cost_table(networks, on, temperature)
+    _emit(value, json_, table)
+
+
+@app.command()
+def sweep(
+    hardware: Annotated[str, typer.Argument(help="Processor name, such as isaac.")],
+    network: Annotated[str, typer.Argument(help="Network name, such as resnet8.")],
+    vary: Annotated[list[str], typer.Option(help="label=start:stop:count (log-spaced where the parameter is), or label=a,b,c.")],
+    out: Annotated[Path | None, typer.Option(help="NetCDF file to write.")] = None,
+    json_: Json = False,
+) -> None:
+    """Cost of a network over a grid of any labelled parameters.
+
+    Example: tempo sweep isaac resnet8 --vary rows=32:512:5 --vary bits_per_cell=1,2,4 --out sweep.nc
+    """
+    from rl.study.tables import sweep_table
+
+    _use_compilation_cache()
+    table, value = sweep_table(hardware, network, vary, out)
+    _emit(value, json_, table)
+
+
+@app.command()
+def sensitivity(
+    hardware: Annotated[str, typer.Argument(help="Processor name, such as isaac.")],
+    network: Annotated[str, typer.Argument(help="Network name, such as resnet8.")],
+    of: Annotated[str, typer.Option(help="Which figure of the cost: energy, latency, power, ...")] = "energy",
+    policy: Annotated[str, typer.Option(help="hard, straight_through, or soft:SHARPNESS.")] = "straight_through",
+    json_: Json = False,
+) -> None:
+    """Gradient and elasticity of a cost in every parameter, largest first.
+
+    Example: tempo sensitivity isaac resnet8 --of latency
+    """
+    from rl.study.tables import sensitivity_table
+
+    _use_compilation_cache()
+    table, value = sensitivity_table(hardware, network, of, policy)
+    _emit(value, json_, table)
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Checkpoint to write; an existing one of the same settings is resumed.")] = Path("dqn.npz"),
+    steps: Annotated[int, typer.Option(help="Environment steps.")] = 300_000,
+    seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
+    networks: Networks = "",
+    json_: Json = False,
+) -> None:
+    """Train a DQN scheduler on device.
+
+    Example: tempo train --steps 100000 --out dqn.npz
+    """
+    from rl.study.progress import live_progress
+    from rl.study.tables import train_agent
+
+    _use_compilation_cache()
+    with live_progress() as progress:
+        table, value = train_agent(out, steps, seed, _split(networks), progress)
+    _emit(value, json_, table)
+
+
+@app.command()
+def evaluate(
+    checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint of a trained agent; without one, only the rules play.")] = None,
+    episodes: Annotated[int, typer.Option(help="Episodes of 256 tasks, the same for every policy.")] = 256,
+    networks: Networks = "",
+    json_: Json = False,
+) -> None:
+    """Play the rules, and a trained agent, against the same tasks.
+
+    Example: tempo evaluate dqn.npz --episodes 128
+    """
+    from rl.study.tables import evaluation_table
+
+    _use_compilation_cache()
+    table, value = evaluation_table(checkpoint, episodes, _split(networks))
+    _emit(value, json_, table)
+
+
+@app.command()
+def study(
+    networks: Networks = "",
+    steps: Annotated[int, typer.Option(help="Environment steps of every training run.")] = 300_000,
+    seeds: Annotated[int, typer.Option(help="Independent training runs.")] = 3,
+    episodes: Annotated[int, typer.Option(help="Evaluation episodes of 256 tasks.")] = 256,
+    out: Annotated[Path, typer.Option(help="Folder for the report and the data.")] = Path("study"),
+    json_: Json = False,
+) -> None:
+    """Networks in, report out: costs, sensitivities, a trained and judged scheduler, plots and data.
+
+    Example: tempo study --networks resnet8,ds-cnn --steps 100000 --out study
+
+    Killed or interrupted, the same command goes on where it was and ends with the same results.
+    """
+    from rl.study.pipeline import run_study
+    from rl.study.progress import live_progress
+    from rl.study.settings import StudySettings
+    from rl.study.tables import study_table
+
+    _use_compilation_cache()
+    chosen = {"networks": _split(networks)} if networks else {}
+    with live_progress() as progress:
+        results = run_study(StudySettings(steps=steps, seeds=seeds, episodes=episodes, **chosen), out, progress)
+    _emit(results, json_, study_table(results, out))
+
+
+def _split(networks: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in networks.split(",") if name.strip())

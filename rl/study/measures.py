@@ -1,0 +1,95 @@
+"""The measurements of a study that need no training: profiles, costs, sensitivities, and the sweep of the heat chain."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import costmodel
+from costmodel import Bound, Decision, Platform, Task
+from costmodel.cost import UNITS
+from physics import lookup
+from rl.files import write_with
+from workloads import load
+
+CHAIN_TASKS, CHAIN_GAP, CHAIN_AMBIENT = 240, 0.25, 348.15  # one minute of work, s, K
+
+
+def profile(name: str) -> dict[str, Any]:
+    """Operation counts of one network."""
+    ops = load(name)
+    info = ops.info
+    assert info is not None
+    return {
+        "operations": ops.n_ops,
+        "macs_padded": ops.total("macs"),
+        "macs_valid": ops.total("macs_valid"),
+        "flops": ops.total("flops"),
+        "parameters": info.parameters,
+        "peak_live_elements": ops.peak_live,
+        "peak_at": info.op_names[info.peak_op],
+        "uncounted": [list(pair) for pair in info.uncounted],
+        "flags": list(info.flags),
+    }
+
+
+def cost(hardware: str, network: str) -> dict[str, Any]:
+    """Cost of one network on one named processor, weights resident, and of writing the weights."""
+    processor = costmodel.load_hardware(hardware)
+    ops = load(network)
+    resident = costmodel.estimate(processor, ops)
+    absent = costmodel.estimate(processor, ops, costmodel.Conditions(resident=0.0))
+    figures = {name: float(getattr(resident, name)) for name in UNITS if name != "bound"}
+    figures["write_latency"] = float(absent.programming_latency - resident.programming_latency)
+    return figures | {"bound": Bound(int(resident.bound)).name.lower(), "relaxation": resident.relaxation}
+
+
+def sensitivities(platform: Platform, network: str, top: int = 10) -> dict[str, Any]:
+    """What the energy and latency of one network on each processor, and the heat chain, depend on most."""
+    ops = load(network)
+    tables = {}
+    for name in platform.names:
+        for figure in ("energy", "latency"):
+            table = costmodel.sensitivity(lambda hw, policy, f=figure: getattr(costmodel.estimate(hw, ops, relaxation=policy), f), platform.processors[name])
+            tables[f"{figure} of {network} on {name}"] = _rows(table, top)
+    chain = costmodel.sensitivity(lambda p: heat_chain(p)["lost_share_of_budget"], platform)
+    tables["weights lost while the GPU works"] = _rows(chain, top)
+    return tables
+
+
+def _rows(table: costmodel.SensitivityTable, top: int) -> dict[str, Any]:
+    return {"relaxation": table.relaxation, "value": table.value, "rows": [row._asdict() for row in table.rows[:top]]}
+
+
+def heat_chain(platform: Platform) -> dict[str, jax.Array]:
+    """Work -> power -> temperature -> retention: one minute of ResNet-8 on the GPU, and what it does to the PIM's weights.
+
+    Scalars: the junction temperature of the chip (K), the energy (J), and the lost share of its hazard budget.
+    """
+    offer = costmodel.make_offer(platform, load("resnet8"))
+    ones = jnp.ones(CHAIN_TASKS)
+    tasks = Task(jax.tree.map(lambda x: jnp.broadcast_to(x, (CHAIN_TASKS, *x.shape)), offer), jnp.zeros(CHAIN_TASKS, int), ones, CHAIN_GAP * ones)
+    gpu, pim = platform.names.index("gpu"), platform.names.index("pim")
+    state = platform.initial_state(ambient=CHAIN_AMBIENT)
+    end, outcomes = costmodel.rollout(platform, state, tasks, Decision(jnp.full(CHAIN_TASKS, gpu)))
+    lost = end.cells["pim"].log_hazard[0] - jnp.log(platform.hazard_budget)
+    return {"temperature": end.temperature[pim], "energy": jnp.sum(outcomes.energy), "lost_share_of_budget": jnp.exp(lost)}
+
+
+SWEPT = ("package.r_ambient", "processors.gpu.active_power", "processors.pim.cell.retention.e_a")
+
+
+def sweep_heat_chain(platform: Platform, path: Path, points: int = 24) -> dict[str, Any]:
+    """The heat chain over package, GPU power and activation energy, written as NetCDF; a summary of it."""
+    vary = {}
+    for label in SWEPT:
+        value = float(lookup(platform, label).value)
+        vary[label] = np.linspace(0.9 * value, 1.1 * value, points) if label.endswith("e_a") else np.geomspace(value / 3, value * 3, points)
+    data = costmodel.sweep(heat_chain, platform, vary, chunk=2048)
+    for name, unit in (("temperature", "K"), ("energy", "J"), ("lost_share_of_budget", "1")):
+        data[name].attrs["units"] = unit
+    write_with(path, lambda temporary: data.to_netcdf(temporary, engine="h5netcdf"))
+    spread = {name: [float(data[name].min()), float(data[name].max())] for name in data.data_vars}
+    return {"file": path.name, "points": int(np.prod([data.sizes[d] for d in data.dims])), "ranges": spread, "labels": list(SWEPT)}

@@ -1,0 +1,212 @@
+"""What the command line prints: for each command a text table and the same as plain values for --json."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+import costmodel
+from costmodel.cost import UNITS
+from physics import lookup, unknown_name
+from rl.files import write_with
+from workloads import OpKind, OpTable, list_networks, load
+
+Printed = tuple[str, Any]
+
+
+def quantity(value: float, unit: str) -> str:
+    """A value with an engineering prefix: 0.0012 s -> "1.2 ms"."""
+    if not np.isfinite(value) or value == 0 or unit in ("1", ""):
+        return f"{value:.4g} {unit}".replace(" 1", "").strip()
+    exponent = int(np.clip(np.floor(np.log10(abs(value)) / 3 + 1e-9), -5, 5))
+    prefix = {-5: "f", -4: "p", -3: "n", -2: "u", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P"}[exponent]
+    return f"{value / 10.0 ** (3 * exponent):.4g} {prefix}{unit}"
+
+
+def render(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", numeric: int = 1) -> str:
+    """A text table; columns from number `numeric` on are right-aligned."""
+    table = Table(*[], title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(header):
+        table.add_column(name, justify="right" if index >= numeric else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*[str(cell) for cell in row])
+    buffer = io.StringIO()
+    Console(file=buffer, width=200, force_terminal=False).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def profile_table(ops: OpTable) -> Printed:
+    """Every operation of a workload, and its totals."""
+    info = ops.info
+    assert info is not None
+    columns = ("macs", "macs_valid", "flops", "weights", "inputs", "outputs", "live")
+    rows, values = [], []
+    for i, name in enumerate(info.op_names):
+        kind = OpKind(int(ops.kind[i])).name.lower()
+        shape = f"{ops.m[i]}x{ops.n[i]}x{ops.k[i]}" + (f" x{ops.groups[i]}" if ops.groups[i] > 1 else "") if ops.macs[i] else ""
+        counts = {column: int(getattr(ops, column)[i]) for column in columns}
+        rows.append([i, name, kind, shape, *[f"{count:,}" for count in counts.values()]])
+        values.append({"name": name, "kind": kind} | {k: int(getattr(ops, k)[i]) for k in ("m", "n", "k", "groups")} | counts)
+    totals = {"macs_padded": ops.total("macs"), "macs_valid": ops.total("macs_valid"), "flops": ops.total("flops")}
+    totals |= {"transcendentals": ops.total("transcendentals"), "parameters": info.parameters, "peak_live_elements": ops.peak_live}
+    lines = [render(["", "operation", "kind", "M x N x K", *columns], rows, info.name, 4)]
+    lines.append(f"MACs {totals['macs_padded']:,} with zero padding, {totals['macs_valid']:,} without; FLOPs {totals['flops']:,}")
+    lines.append(f"parameters {info.parameters:,}; peak live activations {ops.peak_live:,} elements at {info.op_names[info.peak_op]}:")
+    lines.append("  " + "; ".join(info.peak_tensors))
+    lines += [f"not counted: {name} (x{count})" for name, count in info.uncounted] + [f"note: {flag}" for flag in info.flags]
+    peak = {"peak_at": info.op_names[info.peak_op], "peak_tensors": list(info.peak_tensors)}
+    extra = {"uncounted": [list(pair) for pair in info.uncounted], "flags": list(info.flags)}
+    return "\n".join(lines), {"network": info.name, "operations": values, "totals": totals, **peak, **extra}
+
+
+def cost_table(networks: Sequence[str] | None, on: Sequence[str] | None, temperature: float) -> Printed:
+    """Cost of networks on processors at a junction temperature in Celsius."""
+    conditions = costmodel.Conditions(temperature=temperature + 273.15)
+    rows, values = [], {}
+    for network in networks or list_networks():
+        ops = load(network)
+        for name in on or costmodel.list_hardware():
+            hardware = costmodel.load_hardware(name)
+            cost = costmodel.estimate(hardware, ops, conditions)
+            absent = costmodel.estimate(hardware, ops, conditions._replace(resident=0.0))
+            value = {field: float(getattr(cost, field)) for field in UNITS if field != "bound"}
+            value |= {"bound": costmodel.Bound(int(cost.bound)).name.lower(), "relaxation": cost.relaxation}
+            value["write_latency"] = float(absent.programming_latency - cost.programming_latency)
+            values.setdefault(network, {})[name] = value
+            shown = [quantity(value[f], u) for f, u in (("latency", "s"), ("energy", "J"), ("power", "W"), ("bytes_moved", "B"))]
+            share = [f"{100 * value['utilization']:.2f} %", value["bound"], f"{100 * value['memory']:.0f} %", quantity(value["write_latency"], "s")]
+            rows.append([network, name, *shown, *share])
+    header = ["network", "processor", "latency", "energy", "power", "bytes moved", "utilization", "bound", "weight memory", "to write weights"]
+    return render(header, rows, f"weights resident, {temperature:g} C, policy {costmodel.HARD}", 2), values
+
+
+def validation_table() -> Printed:
+    """Published figures beside the model's, with what was calibrated and what was predicted."""
+    from costmodel.studies.validation import validate
+
+    found = validate()
+    rows = [
+        [r.target, r.quantity, quantity(r.published, r.unit), quantity(r.modelled, r.unit), f"{100 * r.error:+.1f} %", r.role, r.source] for r in found
+    ]
+    predicted = [abs(r.error) for r in found if r.role == "predicted"]
+    text = render(["target", "quantity", "published", "model", "error", "role", "source"], rows, "validation", 2)
+    text += f"\npredicted figures: mean error {100 * np.mean(predicted):.1f} %, largest {100 * np.max(predicted):.1f} %"
+    return text, [r._asdict() | {"error": r.error} for r in found]
+
+
+def parse_axis(tree: Any, text: str) -> tuple[str, np.ndarray]:
+    """"rows=32:512:5" or "rows=32,64" as a label and its values; log-spaced where the parameter is on a log scale."""
+    label, _, values = text.partition("=")
+    label = label.strip()
+    info = lookup(tree, label).param
+    try:
+        if ":" in values:
+            start, stop, count = values.split(":")
+            lo, hi, n = float(start), float(stop), int(count)
+            if n < 1 or (info.log and min(lo, hi) <= 0):
+                raise ValueError
+            return label, np.geomspace(lo, hi, n) if info.log else np.linspace(lo, hi, n)
+        return label, np.array([float(v) for v in values.split(",")])
+    except ValueError:
+        raise ValueError(f"--vary {text!r} is not label=start:stop:count (count >= 1, positive on a log scale) or label=a,b,c") from None
+
+
+def sweep_table(hardware: str, network: str, vary: Sequence[str], out: Path | None) -> Printed:
+    """A sweep of one processor's parameters on one network, optionally written as NetCDF; the best and worst points."""
+    processor, ops = costmodel.load_hardware(hardware), load(network)
+    axes = dict(parse_axis(processor, text) for text in vary)
+    data = costmodel.sweep(lambda hw: costmodel.estimate(hw, ops), processor, axes)
+    if out is not None:
+        write_with(out, lambda temporary: data.to_netcdf(temporary, engine="h5netcdf"))
+    rows, values = [], {}
+    for name in ("latency", "energy", "power", "utilization", "memory"):
+        variable = data[name]
+        low, high = variable.argmin(...), variable.argmax(...)
+        best, worst = ({d: float(data[d][int(i[d])]) for d in data.dims} for i in (low, high))
+        values[name] = {"smallest": float(variable.min()), "at": best, "largest": float(variable.max()), "at_largest": worst}
+        at = ", ".join(f"{label} {v:.4g}" for label, v in best.items())
+        rows.append([name, quantity(float(variable.min()), UNITS[name]), at, quantity(float(variable.max()), UNITS[name])])
+    points = int(np.prod([data.sizes[d] for d in data.dims]))
+    text = render(["figure", "smallest", "at", "largest"], rows, f"{network} on {hardware}, {points:,} points", 1)
+    return text + (f"\nwritten to {out}" if out else ""), {"points": points, "figures": values, "file": str(out) if out else None}
+
+
+def parse_policy(text: str) -> costmodel.Relaxation:
+    """"hard", "straight_through" or "soft:8" as a relaxation policy."""
+    if text in ("hard", "straight_through"):
+        return costmodel.HARD if text == "hard" else costmodel.STRAIGHT_THROUGH
+    name, _, sharpness = text.partition(":")
+    if name == "soft" and sharpness.replace(".", "", 1).isdigit():
+        return costmodel.soft(float(sharpness))
+    raise ValueError(f"--policy {text!r} is not one of hard, straight_through, soft:SHARPNESS")
+
+
+def sensitivity_table(hardware: str, network: str, of: str, policy: str) -> Printed:
+    """Gradients and elasticities of one figure of the cost."""
+    figures = [name for name in UNITS if name != "bound"]
+    if of not in figures:
+        raise ValueError(unknown_name("figure", of, figures))
+    processor, ops = costmodel.load_hardware(hardware), load(network)
+    table = costmodel.sensitivity(lambda hw, p: getattr(costmodel.estimate(hw, ops, relaxation=p), of), processor, parse_policy(policy))
+    rows = [[r.label, f"{r.elasticity:+.4f}", f"{r.gradient:+.4g}", f"{r.value:.6g}", r.unit] for r in table.rows]
+    title = f"{of} of {network} on {hardware}: {quantity(table.value, UNITS[of])}, policy {table.relaxation}"
+    value = {"value": table.value, "unit": UNITS[of], "relaxation": table.relaxation, "rows": [r._asdict() for r in table.rows]}
+    return render(["parameter", "elasticity", "gradient", "value", "unit"], rows, title, 1), value
+
+
+def make_env(networks: Sequence[str]) -> Any:
+    """The default platform with a stream of the named networks (default: all)."""
+    from rl.envs.routing import SchedulingEnv
+    from workloads import TaskStream
+
+    return SchedulingEnv(costmodel.load_platform("edge"), TaskStream(tuple(networks) or list_networks()))
+
+
+def train_agent(out: Path, steps: int, seed: int, networks: Sequence[str], progress: Any) -> Printed:
+    """Train a DQN into a checkpoint, or resume it."""
+    from rl.agents.dqn import DQNConfig
+    from rl.agents.training import train
+
+    agent = train(
+        make_env(networks), DQNConfig(total_steps=steps), seed=seed, checkpoint=out, progress=lambda done, total, row: progress("training", done, total)
+    )
+    returns = np.asarray(agent.metrics.episode_return)[np.asarray(agent.metrics.episodes) > 0]
+    value = {"checkpoint": str(out), "steps": steps, "seed": seed, "first_return": float(returns[0]), "last_return": float(returns[-1])}
+    return f"trained {steps:,} steps: return {returns[0]:.1f} at first, {returns[-1]:.1f} at last; written to {out}", value
+
+
+def evaluation_table(checkpoint: Path | None, episodes: int, networks: Sequence[str]) -> Printed:
+    """Scores of the rules, and of a checkpointed agent, on the same episodes."""
+    from rl.agents.training import load_agent
+    from rl.references.rules import baselines
+    from rl.study.evaluation import evaluate
+    from rl.study.pipeline import EVALUATION_KEY, agent_policy, summarise
+
+    env = make_env(networks)
+    policies = baselines(env)
+    if checkpoint is not None:
+        policies |= {"dqn": agent_policy(load_agent(checkpoint, env))}
+    found = {name: summarise(evaluate(env, policy, jax.random.key(EVALUATION_KEY), episodes)) for name, policy in policies.items()}
+    return policy_table(found, env.platform.names), found
+
+
+def policy_table(found: dict[str, dict[str, Any]], processors: Sequence[str]) -> str:
+    """Policies by falling score, with what they did."""
+    rows = []
+    for name, f in sorted(found.items(), key=lambda item: -item[1]["score_iqm"]):
+        lo, hi = f["score_interval"]
+        figures = [quantity(f["energy"], "J"), quantity(f["latency"], "s"), f"{100 * f['missed']:.1f} %", f"{100 * f['failed']:.2f} %", f"{1e6 * f['wear']:.3f}"]
+        rows.append([name, f"{f['score_iqm']:.1f}", f"[{lo:.1f}, {hi:.1f}]", *figures, *[f"{100 * s:.0f} %" for s in f["shares"]]])
+    header = ["policy", "score", "95 %", "energy/task", "latency", "missed", "failed", "wear/1e6 tasks", *processors]
+    return render(header, rows, "interquartile mean of the episode score; same episodes for all", 1)
+
+
+def study_table(results: dict[str, Any], out: Path) -> str:
+    """The study's outcome in one table, and where its files are."""
+    return policy_table(results["evaluation"], results["processors"]) + f"\nreport: {Path(out) / 'report.html'}"
