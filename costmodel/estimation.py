@@ -4,6 +4,7 @@ One signature for every processor family. Batches are the caller's `jax.vmap` ov
 """
 
 import jax.numpy as jnp
+from jaxtyping import Array, Int
 
 from costmodel.cost import Bound, Conditions, Cost, OpCost
 from costmodel.processors.base import Processor
@@ -44,11 +45,14 @@ def estimate(hardware: Processor, ops: OpTable, conditions: Conditions = Conditi
     )
 
 
-def _main_bound(per_op: OpCost) -> jnp.ndarray:
-    """The bound under which most of the latency is spent."""
-    shares = [jnp.sum(jnp.where(per_op.bound == bound, per_op.latency - per_op.programming_latency, 0.0)) for bound in Bound]
-    shares[Bound.PROGRAMMING] += jnp.sum(per_op.programming_latency)
-    return jnp.argmax(jnp.stack(shares))
+def _main_bound(per_op: OpCost) -> Int[Array, ""]:
+    """The bound under which most of the latency is spent; the first of equals. Comparisons, because argmax is slow in batches."""
+    running = per_op.latency - per_op.programming_latency
+    best, most = jnp.full((), Bound.PROGRAMMING), jnp.sum(per_op.programming_latency)
+    for bound in (Bound.OVERHEAD, Bound.MEMORY, Bound.COMPUTE):
+        share = jnp.sum(jnp.where(per_op.bound == bound, running, 0.0))
+        best, most = jnp.where(share >= most, bound, best), jnp.maximum(share, most)
+    return best
 
 
 _RANGES = {"temperature": (200.0, 500.0, "K"), "frequency": (1e-3, 10.0, "of nominal"), "voltage": (0.1, 3.0, "of nominal"), "resident": (0.0, 1.0, "of the weights")}

@@ -112,9 +112,14 @@ def maximum(*values: Float[Array, "..."], policy: Relaxation = HARD) -> Float[Ar
     if policy.name == "hard":
         return exact
     scale = jax.lax.stop_gradient(jnp.maximum(exact, jnp.finfo(exact.dtype).tiny))
-    total = sum((value / scale) ** policy.sharpness for value in values)
-    smooth = scale * jnp.maximum(total, jnp.finfo(exact.dtype).tiny) ** (1 / policy.sharpness)
+    total = sum((_power(value / scale, policy.sharpness) for value in values), jnp.zeros_like(exact))
+    smooth = scale * jnp.exp(jnp.log(jnp.maximum(total, 0.5)) / policy.sharpness)
     return _through(exact, smooth) if policy.name == "straight_through" else smooth
+
+
+def _power(base: Array, exponent: float) -> Array:
+    """base**exponent; by multiplication where the exponent is whole, because the general power is slow in batches."""
+    return jax.lax.integer_pow(base, int(exponent)) if exponent == int(exponent) else base**exponent
 
 
 def minimum(a: Float[Array, "..."], b: Float[Array, "..."], policy: Relaxation = HARD) -> Float[Array, "..."]:

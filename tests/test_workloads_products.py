@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax import lax
+
 from workloads import OpKind, profile
 from workloads.importers.products import valid_taps
 
@@ -28,9 +29,8 @@ def brute_taps(size, out, kernel, stride, low, size_dilation, kernel_dilation):
     return sum(bool(line[o * stride + t * kernel_dilation]) for o, t in itertools.product(range(out), range(kernel)))
 
 
-dimension = st.tuples(
-    st.integers(1, 12), st.integers(1, 5), st.integers(1, 4), st.integers(-2, 5), st.integers(-2, 5), st.integers(1, 4), st.integers(1, 3)
-)
+ranges = dict(size=(1, 12), kernel=(1, 5), stride=(1, 4), low=(-2, 5), high=(-2, 5), size_dilation=(1, 4), kernel_dilation=(1, 3))
+dimension = st.tuples(*(st.integers(*bounds) for bounds in ranges.values()))
 
 
 @given(dimension)
@@ -97,9 +97,7 @@ def test_same_padding_by_hand():
 
 def test_depthwise_by_hand():
     def fn(w, x):
-        return lax.conv_general_dilated(
-            x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=64
-        )
+        return lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=64)
 
     table = profile(fn, shape(3, 3, 1, 64), shape(1, 25, 5, 64), weights=(0,))
     # (3 * 25 - 2) (3 * 5 - 2) = 949 valid taps for each of 64 channels: 121,472 flops instead of 144,000

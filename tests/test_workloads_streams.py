@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from workloads import TaskStream, default_stream, draw, draw_mean_gap, list_networks
 
 N = 20_000

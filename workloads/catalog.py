@@ -71,10 +71,10 @@ def list_networks() -> tuple[str, ...]:
 def load(source: str | os.PathLike[str] | Callable[..., Any], *args: Any, weights: Sequence[int] = (), **options: Any) -> OpTable:
     """The operation table of a named network, or of a function.
 
-    `load("resnet8")` takes any name of `list_networks()` or its alias, in any case, and nothing else; the table is cached.
-    `load(fn, *args, weights=(0,))` is `profile(fn, *args, weights=(0,))` and takes its options.
+    `load("resnet8")` takes a name of `list_networks()` or an alias, in upper or lower case; the table is cached.
+    `load(fn, *args, weights=(0,))` is `profile(fn, *args, weights=(0,))` and takes the same options.
     Raises ValueError for an unknown name (with close matches), for a file, whose importers come in a later version,
-    and for arguments with a name.
+    and for function arguments given together with a name.
     """
     if callable(source):
         return profile(source, *args, weights=weights, **options)

@@ -108,7 +108,7 @@ class OpTable(eqx.Module):
         """Largest number of activation elements alive at once."""
         return int(np.max(np.where(self.mask, np.asarray(self.live), 0), initial=0))
 
-    def with_bits(self, *, activation: float, weight: float) -> "OpTable":
+    def with_bits(self, *, activation: float | int, weight: float | int) -> "OpTable":
         """The same work stored with other operand widths (bits); the computation itself is unchanged."""
         for name, bits in (("activation", activation), ("weight", weight)):
             if not 1 <= bits <= 64:

@@ -2,6 +2,8 @@
 
     elasticity = (p / y) dy/dp       per cent of the objective per per cent of the parameter
 
+A parameter that is itself a logarithm (unit "ln ...") stands for the quantity it is the logarithm of: dy/dp / y.
+
 The default policy is straight-through: the exact objective with the slopes of the smooth relaxation, because the true
 gradient of a rounded-up tile count is zero almost everywhere and says nothing about the next tile.
 """
@@ -17,7 +19,7 @@ import numpy as np
 from costmodel.relax import STRAIGHT_THROUGH, Relaxation
 from physics import parameters
 
-CHUNK = 2048  # states per chunk of a large gradient: 3-4 times faster than one big vmap, and bounded memory
+CHUNK = 16_384  # states per chunk of a large gradient: faster than one big vmap, and bounded memory
 
 
 class SensitivityRow(NamedTuple):
@@ -70,7 +72,8 @@ def _rows(parameter: Any, gradient: Any, objective: float) -> Iterator[Sensitivi
     values, slopes = np.atleast_1d(np.asarray(parameter.value)), np.atleast_1d(np.asarray(gradient.value))
     for index, (value, slope) in enumerate(zip(values, slopes, strict=True)):
         label = parameter.label if np.ndim(parameter.value) == 0 else f"{parameter.label}[{index}]"
-        elasticity = float(slope) * float(value) / objective if objective else 0.0
+        scale = 1.0 if parameter.param.unit.startswith("ln") else float(value)
+        elasticity = float(slope) * scale / objective if objective else 0.0
         yield SensitivityRow(label, float(value), parameter.param.unit, float(slope), elasticity)
 
 

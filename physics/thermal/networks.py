@@ -59,9 +59,10 @@ class ThermalNetwork(ParameterTree):
 
     def __post_init__(self) -> None:
         if not self.names:
-            self.names = tuple(f"node{i}" for i in range(jnp.shape(self.capacitance)[-1]))
+            self.names = tuple(f"node{i}" for i in range(len(self.capacitance)))
 
     def __check_init__(self) -> None:
+        super().__check_init__()  # ranges first: the checks below rely on them
         count = len(self.names)
         wanted = {"capacitance": count, "conductance": len(self.links), "ambient_conductance": count}
         for field, size in wanted.items():

@@ -12,8 +12,10 @@ and a plain decomposition is polished by one-sided Jacobi rotations on those squ
 almost full *relative* precision. Sources: Hestenes (1958); Demmel and Veselic, SIAM J. Matrix Anal. Appl. 13 (1992).
 """
 
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -29,6 +31,7 @@ class Spectrum(NamedTuple):
     shapes: Float[Array, "nodes nodes"]  # (K/J)^(1/2)
 
 
+@partial(jax.jit, static_argnames="links")
 def spectrum(
     capacitance: Float[Array, " nodes"],
     conductance: Float[Array, " links"],
@@ -86,6 +89,8 @@ def _orthonormalise(basis: Array) -> Array:
 
 def _rotate_until_diagonal(basis: Array, strain: Array) -> Array:
     """One-sided Jacobi: rotate pairs of columns until those of `strain` are orthogonal to working precision."""
+    if basis.shape[0] < 2:
+        return basis
     schedule = jnp.asarray(_round_robin(basis.shape[0]))
     tolerance = 4 * float(jnp.finfo(basis.dtype).eps)
     rows = basis.shape[0]
@@ -106,8 +111,6 @@ def _rotate_until_diagonal(basis: Array, strain: Array) -> Array:
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
         return (carry[1] > tolerance) & (carry[2] < MAX_SWEEPS)
 
-    if schedule.shape[0] == 0:
-        return basis
     stacked = jnp.concatenate([basis, strain])
     stacked, _, _ = lax.while_loop(unfinished, sweep, (stacked, jnp.ones((), basis.dtype), jnp.zeros((), jnp.int32)))
     return stacked[:rows]

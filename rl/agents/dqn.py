@@ -2,9 +2,9 @@
 
 One iteration steps every lane until `train_every` environment steps have passed (at least once), then makes the
 updates that are due (`q_learning.learn`). Whether learning has begun depends on the iteration counter only, never on
-lane data, so that the branch stays a branch when seeds are batched; the replay ring never enters it. Everything that
-changes is in `TrainState`, the metrics included: running it in one go, in chunks, or after a restart is the same
-sequence of operations.
+lane data, so that the branch stays a branch when seeds are batched; the replay ring is read there but never carried
+through it. Everything that changes is in `TrainState`, the metrics included: running it in one go, in chunks, or after
+a restart is the same sequence of operations.
 
 An environment is any object with `reset(key, params)`, `step(key, state, action, params)` of six results and
 automatic reset, and `info["final_observation"]` at every step (the protocol of gymnax 1.0).
@@ -21,40 +21,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from rl.agents.dqn_config import DQNConfig
-from rl.agents.networks import DuelingQNetwork
+from rl.agents.networks import DuelingQNetwork, action_values
 from rl.agents.q_learning import Learner, epsilon_at, epsilon_greedy, init_learner, learn, make_optimizer
+from rl.agents.records import Metrics, Tally, empty_metrics, empty_tally, metrics_row
 from rl.agents.replay import Transition, add_rows, empty_ring, sample_rows
 
 __all__ = ["DQNConfig", "Metrics", "Program", "TrainResult", "TrainState", "greedy_policy", "make_program", "make_train"]
-
-
-class Metrics(NamedTuple):
-    """What a row says about its `log_every` steps; every field has shape [rows]. Nothing is NaN: see the two counts.
-
-    `env_steps` and `epsilon` are those at the end of the row. `episode_return` (unscaled) and `episode_length` are
-    means over the `episodes` that finished in the row, 0 where none did. `loss` and `mean_q` (of the actions taken)
-    are means over the `updates` made in the row, 0 where none was.
-    """
-
-    env_steps: Int[Array, "*rows"]
-    episodes: Int[Array, "*rows"]
-    episode_return: Float[Array, "*rows"]
-    episode_length: Float[Array, "*rows"]
-    updates: Int[Array, "*rows"]
-    loss: Float[Array, "*rows"]
-    mean_q: Float[Array, "*rows"]
-    epsilon: Float[Array, "*rows"]
-
-
-class Tally(NamedTuple):
-    """Sums over one row of metrics."""
-
-    episodes: Int[Array, ""]
-    episode_return: Float[Array, ""]
-    episode_length: Float[Array, ""]
-    updates: Int[Array, ""]
-    loss: Float[Array, ""]
-    mean_q: Float[Array, ""]
 
 
 class Lanes(NamedTuple):
@@ -95,7 +67,10 @@ class TrainResult(eqx.Module):
 
 
 class Program(NamedTuple):
-    """The two halves of training: `init(key)` and `run(state, n_rows)`; `n_rows` may be traced."""
+    """Training in parts: a fresh state, that state some rows of metrics further, and what is handed out of it.
+
+    `n_rows` may be traced; it must not exceed the rows that are left.
+    """
 
     init: Callable[[PRNGKeyArray], TrainState]
     run: Callable[[TrainState, Any], TrainState]
@@ -121,7 +96,7 @@ def greedy_policy(config: DQNConfig, num_actions: int) -> Callable[[PyTree, Floa
     network = make_network(config, num_actions)
 
     def act(params: PyTree, observation: Float[Array, "..."]) -> Int[Array, ""]:
-        return jnp.argmax(network.apply(params, flat_features(observation)), axis=-1)
+        return jnp.argmax(action_values(network, params, flat_features(observation)), axis=-1)
 
     return act
 
@@ -148,7 +123,7 @@ def step_lanes(
 ) -> tuple[Lanes, Tally, Transition]:
     """One step of every lane, and the account of the episodes that finished in it."""
     action_key, env_key = jax.random.split(key)
-    action = epsilon_greedy(action_key, machine.network.apply(params, lanes.features), epsilon)
+    action = epsilon_greedy(action_key, action_values(machine.network, params, lanes.features), epsilon)
     env_keys = jax.random.split(env_key, machine.config.num_envs)
     observation, env_state, reward, terminated, truncated, info = jax.vmap(machine.env.step, (0, 0, 0, None))(
         env_keys, lanes.env_state, action, machine.env_params
@@ -199,8 +174,8 @@ def improve(machine: Machine, state: TrainState, tally: Tally, key: PRNGKeyArray
     def all_updates(carry: tuple[Learner, Tally]) -> tuple[Learner, Tally]:
         return repeat(config.updates_per_iteration, update, carry)
 
-    warm = state.iteration >= config.warmup_iterations
-    learner, tally = jax.lax.cond(warm, all_updates, lambda carry: carry, (state.learner, tally))
+    begun = state.iteration >= config.warmup_iterations
+    learner, tally = jax.lax.cond(begun, all_updates, lambda carry: carry, (state.learner, tally))
     return state._replace(learner=learner), tally
 
 
@@ -217,40 +192,13 @@ def iterate(machine: Machine, state: TrainState, tally: Tally) -> tuple[TrainSta
     return state._replace(iteration=state.iteration + 1, key=key), tally
 
 
-def empty_metrics(rows: int) -> Metrics:
-    """A table of zeros."""
-    kinds = {"env_steps": jnp.int32, "episodes": jnp.int32, "updates": jnp.int32}
-    return Metrics(**{name: jnp.zeros(rows, kinds.get(name, jnp.float32)) for name in Metrics._fields})
-
-
-def empty_tally() -> Tally:
-    """Nothing counted yet."""
-    kinds = {"episodes": jnp.int32, "updates": jnp.int32}
-    return Tally(**{name: jnp.zeros((), kinds.get(name, jnp.float32)) for name in Tally._fields})
-
-
-def metrics_row(config: DQNConfig, tally: Tally, env_steps: Int[Array, ""]) -> Metrics:
-    """The row that a tally makes."""
-    episodes = jnp.maximum(tally.episodes, 1).astype(jnp.float32)
-    updates = jnp.maximum(tally.updates, 1).astype(jnp.float32)
-    return Metrics(
-        env_steps=env_steps,
-        episodes=tally.episodes,
-        episode_return=tally.episode_return / episodes,
-        episode_length=tally.episode_length / episodes,
-        updates=tally.updates,
-        loss=tally.loss / updates,
-        mean_q=tally.mean_q / updates,
-        epsilon=epsilon_at(config, env_steps),
-    )
-
-
 def run_row(machine: Machine, state: TrainState) -> TrainState:
     """The iterations of one row of metrics, then the row."""
     count = machine.config.log_every // machine.config.steps_per_iteration
     row = state.iteration // count
     state, tally = jax.lax.fori_loop(0, count, lambda _, carry: iterate(machine, *carry), (state, empty_tally()))
-    new = metrics_row(machine.config, tally, state.iteration * machine.config.steps_per_iteration)
+    env_steps = state.iteration * machine.config.steps_per_iteration
+    new = metrics_row(tally, env_steps, epsilon_at(machine.config, env_steps))
     return state._replace(metrics=jax.tree.map(lambda table, value: table.at[row].set(value), state.metrics, new))
 
 

@@ -43,8 +43,8 @@ class DQNConfig:
     or None with target_soft_factor set: target += factor * (online - target) after each update. Never both.
     learning_rate: Adam's, held constant or brought linearly to zero at the last update (learning_rate_schedule).
     epsilon_*: the chance of a random action goes linearly from start to end during the first fraction of total_steps.
-    max_grad_norm: the gradient is scaled down to this global norm. reward_scale: multiplies rewards before learning
-    (the Huber loss is linear beyond a temporal difference of 1); metrics stay in the environment's own unit.
+    max_grad_norm: the gradient is scaled down to this global norm. reward_scale: multiplies rewards before learning,
+    to bring them near 1; metrics of episodes stay in the environment's own unit, loss and mean_q are scaled.
     log_every: environment steps per row of metrics, a multiple of max(train_every, num_envs).
     """
 
@@ -94,7 +94,9 @@ class DQNConfig:
         if not self.batch_size <= self.buffer_size:
             refuse("batch_size", self.batch_size, f"at most buffer_size = {self.buffer_size}")
         if not self.batch_size <= self.learning_starts <= self.total_steps:
-            refuse("learning_starts", self.learning_starts, f"in [batch_size, total_steps] = [{self.batch_size}, {self.total_steps}]")
+            refuse(
+                "learning_starts", self.learning_starts, f"in [batch_size, total_steps] = [{self.batch_size}, {self.total_steps}]"
+            )
 
     def _check_target(self) -> None:
         if (self.target_update_every is None) == (self.target_soft_factor is None):

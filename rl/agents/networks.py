@@ -8,15 +8,15 @@ Value and advantages come out of one matrix product of width 1 + number of actio
 separate heads and cheaper. Rectified linear units between layers; weights start LeCun-normal, biases at zero.
 """
 
+from typing import cast
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 
-def dueling_values(
-    value: Float[Array, "*batch 1"], advantage: Float[Array, "*batch actions"]
-) -> Float[Array, "*batch actions"]:
+def dueling_values(value: Float[Array, "*batch 1"], advantage: Float[Array, "*batch actions"]) -> Float[Array, "*batch actions"]:
     """Q = V + A - mean of A over the actions."""
     return value + advantage - jnp.mean(advantage, axis=-1, keepdims=True)
 
@@ -40,3 +40,10 @@ class DuelingQNetwork(nn.Module):
             return nn.Dense(self.num_actions, name="action_values")(features)
         heads = nn.Dense(1 + self.num_actions, name="value_and_advantages")(features)
         return dueling_values(heads[..., :1], heads[..., 1:])
+
+
+def action_values(
+    network: nn.Module, params: PyTree, features: Float[Array, "*batch features"]
+) -> Float[Array, "*batch actions"]:
+    """Q(s, .) of `network` with the variables `params`."""
+    return cast(jax.Array, network.apply(params, features))

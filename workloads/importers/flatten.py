@@ -188,16 +188,19 @@ class Flattener:
     # -- branches and devices
 
     def _cond(self, branches: Any, inputs: list[Value], region: Region, scope: str) -> list[Value]:
-        work = []
-        for branch in branches:
-            mark = self._mark()
-            self.body(branch, inputs[1:], region, scope)
-            nodes = self.graph.nodes[mark[0] :]
-            work.append(sum(cost.work * node.repeat for node in nodes if (cost := cost_of(node))))
-            self._rewind(mark)
-        heaviest = int(np.argmax(work))
+        work = [self._work(branch, inputs[1:], region, scope) for branch in branches]
+        heaviest = work.index(max(work))
         self.graph.flags.append(f"cond: branch {heaviest} of {len(branches)} counted, the one with most flops")
         return self.body(branches[heaviest], inputs[1:], region, scope)
+
+    def _work(self, jaxpr: Any, inputs: list[Value], region: Region, scope: str) -> tuple[float, float]:
+        """Flops and transcendentals of a jaxpr, without keeping it."""
+        mark = self._mark()
+        self.body(jaxpr, inputs, region, scope)
+        counted = [(cost, node.repeat) for node in self.graph.nodes[mark[0] :] if (cost := cost_of(node))]
+        self._rewind(mark)
+        flops = math.fsum(c.work * repeat for c, repeat in counted)
+        return flops, math.fsum(c.transcendentals * repeat for c, repeat in counted)
 
     def _shard_map(self, params: Any, inputs: list[Value], outvars: Any, region: Region, scope: str) -> list[Value]:
         jaxpr, mesh = params["jaxpr"], params["mesh"]

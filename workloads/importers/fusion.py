@@ -2,6 +2,7 @@
 
     epilogue        an elementwise computation on one activation (bias, batch normalisation, activation function, also
                     x * sigmoid(x)) joins the operation that made the activation, if nothing else needs the latter;
+                    For products, a transposition of the result counts as elementwise: it is a layout to write in;
     normalisation   a reduction whose result is brought back onto its own operand (softmax, layer normalisation) is one
                     operation, from the operand to the result of the same size.
 
@@ -16,6 +17,7 @@ from collections.abc import Sequence
 from workloads.importers.graph import Graph, Node, Region, Value
 from workloads.importers.rules import ELEMENTWISE, REDUCTIONS
 
+PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
 REGION_LIMIT = 64  # primitives in one fused region; beyond it the primitives stay apart
 
 
@@ -133,7 +135,8 @@ def _epilogues(own: Group, uses: _Uses, owner: dict[int, Group]) -> None:
     result = _result(own, uses)
     if result is None or result.escapes or not uses.of(result):
         return
-    extra = _Growth(result, uses, set(owner), ELEMENTWISE, own.region).grow(uses.of(result))
+    kinds = ELEMENTWISE | {"transpose"} if any(n.primitive in PRODUCTS for n in own.nodes) else ELEMENTWISE
+    extra = _Growth(result, uses, set(owner), kinds, own.region).grow(uses.of(result))
     own.nodes = own.nodes + extra
     _claim(own, extra, owner)
 

@@ -17,6 +17,8 @@ import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from jax.lax import FftType
+
 from workloads.importers.graph import Node
 from workloads.importers.products import Product, convolution, matrix_product
 from workloads.ops import OpKind
@@ -38,12 +40,12 @@ class Cost(NamedTuple):
 
 
 VIEWS = frozenset(  # other names of the same storage; of constants and of functional programs, copies too
-    "reshape squeeze expand_dims broadcast_in_dim stop_gradient optimization_barrier sharding_constraint name copy "
+    "reshape squeeze broadcast_in_dim stop_gradient optimization_barrier sharding_constraint name copy "
     "device_put pvary bitcast_convert_type random_wrap random_unwrap".split()
 )
 ONE_FLOP = frozenset(
     "add sub mul div rem neg abs sign max min floor ceil round square not and or xor shift_left shift_right_logical "
-    "shift_right_arithmetic eq ne lt le gt ge eq_to lt_to le_to select_n is_finite nextafter clz population_count "
+    "mulhi shift_right_arithmetic eq ne lt le gt ge eq_to lt_to le_to select_n is_finite nextafter clz population_count "
     "convert_element_type reduce_precision add_any conj real imag complex".split()
 )
 TWO_FLOPS = frozenset(("clamp",))
@@ -57,10 +59,11 @@ REDUCTIONS = frozenset(
 )
 WINDOWS = frozenset("reduce_window_sum reduce_window_max reduce_window_min reduce_window".split())
 SCANS = frozenset("cumsum cumprod cummax cummin cumlogsumexp".split())
-MOVES = frozenset("concatenate pad transpose rev split tile".split())
+MOVES = frozenset("concatenate pad transpose rev split unstack tile".split())
 PICKS = frozenset("slice dynamic_slice gather".split())  # read only what they return
-SCATTERS = frozenset("scatter scatter_add scatter_sub scatter_mul scatter_min scatter_max dynamic_update_slice".split())
-GENERATED = frozenset(("iota", "empty", "empty2", "rng_uniform"))
+SCATTERS = frozenset("scatter scatter-add scatter-sub scatter-mul scatter-min scatter-max dynamic_update_slice".split())
+RANDOM = frozenset("random_bits rng_uniform threefry2x32 rng_bit_generator random_split random_fold_in".split())
+GENERATED = frozenset("iota empty empty2 zeros_like platform_index".split())
 
 
 def _elementwise(node: Node) -> Cost:
@@ -119,7 +122,7 @@ def _top_k(node: Node) -> Cost:
 def _fft(node: Node) -> Cost:
     lengths = node.params["fft_lengths"]
     points = math.prod(lengths)
-    real = "RFFT" in str(node.params["fft_type"])  # both RFFT and IRFFT
+    real = FftType(node.params["fft_type"]) in (FftType.RFFT, FftType.IRFFT)
     batch = max(node.inputs[0].size, node.outputs[0].size) // points if points else 0
     return Cost(OpKind.OTHER, flops=(0.5 if real else 1.0) * 5.0 * batch * points * math.log2(max(1, points)))
 
@@ -167,7 +170,7 @@ RULES: dict[str, Callable[[Node], Cost]] = {
     **dict.fromkeys(MOVES | GENERATED | {"stack"}, _fixed(OpKind.MOVE)),
     **dict.fromkeys(PICKS, _pick),
     **dict.fromkeys(SCATTERS, _scatter),
-    **dict.fromkeys(("random_bits", "threefry2x32", "rng_bit_generator", "random_split", "random_fold_in"), _random_bits),
+    **dict.fromkeys(RANDOM, _random_bits),
     "random_seed": _fixed(OpKind.MOVE),
     "select_and_scatter_add": _select_and_scatter,
     "select_and_gather_add": _window,

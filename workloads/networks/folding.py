@@ -40,5 +40,5 @@ def _fold_layer(linear: Mapping[str, Any], norm: Mapping[str, Any], stats: Mappi
         if missing := [name for name in needed if name not in part]:
             raise ValueError(f"layer {path or '/'} has no {missing[0]!r}; it cannot be folded")
     scale = norm["scale"] / jnp.sqrt(stats["var"] + BATCH_NORM_EPSILON)
-    kernel = linear["kernel"]
-    return {"kernel": kernel * scale.reshape((1,) * (kernel.ndim - 1) + (-1,)), "bias": (linear["bias"] - stats["mean"]) * scale + norm["bias"]}
+    kernel = linear["kernel"] * scale.reshape((1,) * (linear["kernel"].ndim - 1) + (-1,))
+    return {"kernel": kernel, "bias": (linear["bias"] - stats["mean"]) * scale + norm["bias"]}

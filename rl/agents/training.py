@@ -1,0 +1,140 @@
+"""Training with a voice and a memory: progress while it runs, checkpoints it can be resumed from, many seeds at once.
+
+`make_train` is one program that says nothing until it is done. `train` runs the same program in chunks of rows, so that
+it can report after each and put everything that changes on disk: networks, optimizer, schedules, replay, environments,
+random keys, counters, the metrics so far. An interrupted run that is started again with the same checkpoint ends in the
+same numbers, bit for bit, as one that was never interrupted (same machine and library versions).
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from rl import checkpoints
+from rl.agents.dqn import DQNConfig, Metrics, Program, TrainResult, TrainState, make_program, make_train
+from rl.agents.dqn_config import check_integer, check_real, refuse
+
+Progress = Callable[[int, int, Metrics], None]
+
+
+def train(
+    env: Any,
+    config: DQNConfig,
+    seed: int = 0,
+    progress: Progress | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    chunk_steps: int | None = None,
+    *,
+    params: PyTree = None,
+    checkpoint_seconds: float = 10.0,
+) -> TrainResult:
+    """Train on `env` with its parameters `params` (default: the environment's own).
+
+    `progress(done_steps, total_steps, row)` is called after every `chunk_steps` environment steps (a multiple of
+    config.log_every; default: about a fiftieth of the run) with the newest row of metrics as numbers. With `checkpoint`,
+    a path, the run continues from that file if it exists, and writes it after a chunk when `checkpoint_seconds` have
+    passed since it last did (0: after every chunk), and at the end. Raises ValueError for a wrong setting, and
+    CheckpointError where the file cannot be used: it is damaged, or belongs to another config, environment or seed.
+    """
+    check_integer("seed", seed, least=0)
+    check_real("checkpoint_seconds", checkpoint_seconds, 0.0, float("inf"))
+    chunk_rows = rows_per_chunk(config, chunk_steps)
+    program = make_program(env, config, params)
+    path = None if checkpoint is None else Path(checkpoint)
+    meta = {} if path is None else description(env, config, params, seed)
+    state = first_state(program, seed, path, meta)
+    run = jax.jit(program.run, donate_argnums=0)
+    saved_at = time.monotonic()
+    row = rows_done(state, config)
+    while row < config.rows:
+        state = run(state, min(chunk_rows, config.rows - row))
+        row = rows_done(state, config)
+        if path is not None and (row == config.rows or time.monotonic() - saved_at >= checkpoint_seconds):
+            checkpoints.save(path, state, meta)
+            saved_at = time.monotonic()
+        if progress is not None:
+            progress(row * config.log_every, config.total_steps, row_of(state.metrics, row - 1))
+    return program.result(state)
+
+
+def train_many(env: Any, config: DQNConfig, seeds: Sequence[int], *, params: PyTree = None) -> TrainResult:
+    """One run per seed in one batched program; every array of the result has a leading axis of seeds.
+
+    `train(env, config, seed)` of one of the seeds gives the same up to rounding. On a single core this saves the
+    compilations, not the arithmetic.
+    """
+    if len(seeds) == 0:
+        refuse("seeds", list(seeds), "at least one integer")
+    for seed in seeds:
+        check_integer("seeds", seed, least=0)
+    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, dtype=jnp.uint32))
+    return jax.jit(jax.vmap(make_train(env, config, params)))(keys)
+
+
+def rows_per_chunk(config: DQNConfig, chunk_steps: int | None) -> int:
+    """Rows of metrics in one chunk."""
+    if chunk_steps is None:
+        return -(-config.rows // 50)
+    check_integer("chunk_steps", chunk_steps)
+    if chunk_steps % config.log_every:
+        refuse("chunk_steps", chunk_steps, f"a multiple of log_every = {config.log_every}")
+    return chunk_steps // config.log_every
+
+
+def rows_done(state: TrainState, config: DQNConfig) -> int:
+    """Rows of metrics that are complete; waits for the device."""
+    return int(state.iteration) * config.steps_per_iteration // config.log_every
+
+
+def row_of(metrics: Metrics, row: int) -> Metrics:
+    """One row of the table as Python numbers."""
+    return Metrics(*(table[row].item() for table in metrics))
+
+
+def first_state(program: Program, seed: int, path: Path | None, meta: dict[str, Any]) -> TrainState:
+    """The state in the checkpoint, or a fresh one where there is no such file yet."""
+    key = jax.random.key(seed)
+    if path is None or not path.exists():
+        return jax.jit(program.init)(key)
+    return checkpoints.load(path, jax.eval_shape(program.init, key), meta)
+
+
+def description(env: Any, config: DQNConfig, params: PyTree, seed: int) -> dict[str, Any]:
+    """What a checkpoint belongs to: algorithm, settings, environment, seed."""
+    kind = type(env)
+    env_params = env.default_params if params is None else params
+    return {
+        "algorithm": "dqn",
+        "config": dataclasses.asdict(config),
+        "environment": f"{kind.__module__}.{kind.__qualname__}",
+        "environment_digest": digest((vars(env) if hasattr(env, "__dict__") else {}, env_params)),
+        "seed": seed,
+        "default_float": str(jnp.zeros(()).dtype),
+    }
+
+
+def digest(tree: PyTree) -> str:
+    """A short hash of the structure of a tree and of every number and text in it; functions count by their name."""
+    total = hashlib.sha256(re.sub(r" at 0x[0-9a-f]+", "", str(jax.tree.structure(tree))).encode())
+    for name, leaf in checkpoints.named_leaves(tree):
+        total.update(f"{name}\0".encode())
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if isinstance(leaf, jax.Array | np.ndarray):
+            array = np.ascontiguousarray(leaf)
+            total.update(f"{array.dtype}{array.shape}\0".encode() + array.tobytes())
+        elif isinstance(leaf, bool | int | float | complex | str | bytes):
+            total.update(f"{leaf!r}\0".encode())
+        else:
+            total.update(f"{getattr(leaf, '__qualname__', type(leaf).__qualname__)}\0".encode())
+    return total.hexdigest()[:16]
