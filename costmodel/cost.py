@@ -1,8 +1,8 @@
 """What a computation costs: latency, energy, power, bytes moved, and which bound was active.
 
-    energy = dynamic + static + programming
-    dynamic      ~ V**2 (switching), static = leakage at the present temperature over the latency,
-    programming  = writing weights that are not resident into memory cells
+energy = dynamic + static + programming
+dynamic      ~ V**2 (switching), static = leakage at the present temperature over the latency,
+programming  = writing weights that are not resident into memory cells
 """
 
 import enum

@@ -55,7 +55,12 @@ def _main_bound(per_op: OpCost) -> Int[Array, ""]:
     return best
 
 
-_RANGES = {"temperature": (200.0, 500.0, "K"), "frequency": (1e-3, 10.0, "of nominal"), "voltage": (0.1, 3.0, "of nominal"), "resident": (0.0, 1.0, "of the weights")}
+_RANGES = {
+    "temperature": (200.0, 500.0, "K"),
+    "frequency": (1e-3, 10.0, "of nominal"),
+    "voltage": (0.1, 3.0, "of nominal"),
+    "resident": (0.0, 1.0, "of the weights"),
+}
 
 
 def _check(hardware: Processor, ops: OpTable, conditions: Conditions) -> None:

@@ -91,11 +91,24 @@ def edge_pim() -> CrossbarChip:
 def edge_platform() -> Platform:
     """The three edge processors in one fanless package (20 K/W to ambient, assumed)."""
     processors = {"cpu": stm32l4r5(), "gpu": edge_gpu(), "pim": edge_pim()}
-    package = SharedPackage(names=("cpu", "gpu", "pim"), r_junction=(20.0, 3.0, 8.0), c_junction=(0.05, 0.5, 0.1), r_spreader=1.0, c_spreader=4.0, r_ambient=12.0, c_case=40.0)
+    package = SharedPackage(
+        names=("cpu", "gpu", "pim"),
+        r_junction=(20.0, 3.0, 8.0),
+        c_junction=(0.05, 0.5, 0.1),
+        r_spreader=1.0,
+        c_spreader=4.0,
+        r_ambient=12.0,
+        c_case=40.0,
+    )
     return Platform(processors, package)
 
 
-HARDWARE: dict[str, Callable[[], Processor]] = {"stm32l4r5": stm32l4r5, "edge-gpu": edge_gpu, "isaac": isaac, "edge-pim": edge_pim}
+HARDWARE: dict[str, Callable[[], Processor]] = {
+    "stm32l4r5": stm32l4r5,
+    "edge-gpu": edge_gpu,
+    "isaac": isaac,
+    "edge-pim": edge_pim,
+}
 PLATFORMS: dict[str, Callable[[], Platform]] = {"edge": edge_platform}
 
 

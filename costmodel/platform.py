@@ -20,7 +20,6 @@ what heats the package. Temperature inside one step is taken as its exact time a
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -53,7 +52,9 @@ class Platform(ParameterTree):
             if not isinstance(processor, Processor):
                 raise ValueError(f"Platform.processors[{name!r}] must be a processor, got {type(processor).__name__}")
         if self.package.r_junction.shape[-1] != len(self.processors):
-            raise ValueError(f"Platform.package has {self.package.r_junction.shape[-1]} junctions for {len(self.processors)} processors")
+            raise ValueError(
+                f"Platform.package has {self.package.r_junction.shape[-1]} junctions for {len(self.processors)} processors"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -135,7 +136,9 @@ class Outcome(NamedTuple):
     """Cost of one step."""
 
     latency: Float[Array, ""]  # s, from arrival to result (waiting, waking, programming, running)
-    energy: Float[Array, ""]  # J: switching energy committed by the decision plus leakage of the whole platform until the next arrival
+    energy: Float[
+        Array, ""
+    ]  # J: switching energy committed by the decision plus leakage of the whole platform until the next arrival
     power: Float[Array, ""]  # W, mean into the thermal network until the next arrival
     missed: Float[Array, ""]  # 1 if the deadline passed before the result
     failed: Float[Array, ""]  # 1 if the weights were lost before the result
@@ -220,7 +223,16 @@ def step(
     cells, use = {}, CellUse.none()
     for name in platform.cell_names:
         i = platform.names.index(name)
-        run = CellRun(chosen[i], task.network, task.offer.memory[i], task.offer.reads[i], latency, task.gap, state.temperature[i], temperature[i])
+        run = CellRun(
+            chosen[i],
+            task.network,
+            task.offer.memory[i],
+            task.offer.reads[i],
+            latency,
+            task.gap,
+            state.temperature[i],
+            temperature[i],
+        )
         cells[name], this = use_cells(platform.chip(name).cell, state.cells[name], run, jnp.log(platform.hazard_budget))
         use = use.combine(this)
     idle = jnp.minimum(before + task.gap - busy, LONG_IDLE)
@@ -252,12 +264,17 @@ def _gather(platform: Platform, field: str) -> Float[Array, " processors"]:
 
 def _leakage(platform: Platform, state: PlatformState, awake: Float[Array, " processors"]) -> Float[Array, " processors"]:
     """Mean static power (W) of every processor, awake for the fraction `awake` of the step."""
-    static = jnp.stack([platform.processors[n].static_power(Conditions(temperature=state.temperature[i])) for i, n in enumerate(platform.names)])
+    static = jnp.stack(
+        [platform.processors[n].static_power(Conditions(temperature=state.temperature[i])) for i, n in enumerate(platform.names)]
+    )
     return static * (awake + _gather(platform, "sleep_fraction") * (1 - awake))
 
 
 def _writing(platform: Platform, state: PlatformState, task: Task) -> Float[Array, " processors"]:
     """1 where the task's weights would have to be written before it can run."""
     budget = jnp.log(platform.hazard_budget)
-    flags = [needs_writing(state.cells[name], task.network, budget) if name in platform.cell_names else jnp.zeros(()) for name in platform.names]
+    flags = [
+        needs_writing(state.cells[name], task.network, budget) if name in platform.cell_names else jnp.zeros(())
+        for name in platform.names
+    ]
     return jnp.stack(flags)

@@ -126,7 +126,11 @@ def minimum(a: Float[Array, "..."], b: Float[Array, "..."], policy: Relaxation =
     """The smaller of two positive values, as 1 / maximum(1 / a, 1 / b); policies as for `maximum`."""
     if policy.name == "hard":
         return jnp.minimum(a, b)
-    return a * b / maximum(a, b, policy=policy) if policy.name == "soft" else _through(jnp.minimum(a, b), 1 / maximum(1 / a, 1 / b, policy=policy))
+    return (
+        a * b / maximum(a, b, policy=policy)
+        if policy.name == "soft"
+        else _through(jnp.minimum(a, b), 1 / maximum(1 / a, 1 / b, policy=policy))
+    )
 
 
 def _as_floats(*values: Array) -> list[Array]:

@@ -64,7 +64,12 @@ class CellUse(NamedTuple):
 
     def combine(self, other: "CellUse") -> "CellUse":
         """Totals over chips; the smaller margin."""
-        return CellUse(self.failed + other.failed, self.wear + other.wear, self.written + other.written, jnp.minimum(self.margin, other.margin))
+        return CellUse(
+            self.failed + other.failed,
+            self.wear + other.wear,
+            self.written + other.written,
+            jnp.minimum(self.margin, other.margin),
+        )
 
 
 def needs_writing(cells: CellState, network: Int[Array, ""], log_budget: Float[Array, ""]) -> Float[Array, ""]:

@@ -22,6 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rl.files import written_aside
+
 FORMAT, VERSION = "tempo-checkpoint", 1
 HEADER_LIMIT = 16 * 2**20  # bytes; a tree of 100,000 leaves needs less
 PREAMBLE_LIMIT = 2**16  # bytes; more than what stands before the data of an .npy member
@@ -74,24 +76,10 @@ def save(path: str | os.PathLike[str], tree: Any, meta: Mapping[str, Any]) -> No
     for number, (_, leaf) in enumerate(leaves):
         members[str(number)] = np.asarray(jax.random.key_data(leaf) if is_key(leaf) else leaf)
     try:
-        write_whole(path, members)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be written: {error.strerror or error}") from error
-
-
-def write_whole(path: Path, members: Mapping[str, np.ndarray]) -> None:
-    """Write to a temporary file beside `path`, force it to the disk, rename it; leave nothing behind on failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
+        with written_aside(path) as temporary, open(temporary, "wb") as file:
             np.savez(file, allow_pickle=False, **members)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+    except OSError as error:
+        raise CheckpointError(one_line(error)) from error
 
 
 def load(path: str | os.PathLike[str], like: Tree, meta: Mapping[str, Any]) -> Tree:
@@ -102,20 +90,38 @@ def load(path: str | os.PathLike[str], like: Tree, meta: Mapping[str, Any]) -> T
     """
     path = Path(path)
     leaves = named_leaves(like)
-    expected = json.loads(json.dumps({"format": FORMAT, "version": VERSION, "meta": meta, "leaves": described(leaves)}))
+    expected = {"format": FORMAT, "version": VERSION, "meta": meta, "leaves": described(leaves)}
+    with opened(path) as archive:
+        header = read_header(path, archive)
+        check_header(path, header, json.loads(json.dumps(expected)))
+        numbers = {name: number for number, name in enumerate(header["leaves"])}
+        arrays = [read_member(path, archive, f"{numbers[name]}.npy", name, leaf) for name, leaf in leaves]
+    return jax.tree.unflatten(jax.tree.structure(like), arrays)
+
+
+def load_meta(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What the file says it belongs to, unchecked. Raises CheckpointError where it is no checkpoint of this version."""
+    path = Path(path)
+    with opened(path) as archive:
+        header = read_header(path, archive)
+        check_header(path, header, {"format": FORMAT, "version": VERSION})
+    if not isinstance(header.get("meta"), dict):
+        raise CheckpointError(f"{path}: damaged: meta is {shortened(header.get('meta'))}, expected an object")
+    return header["meta"]
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[zipfile.ZipFile]:
+    """The archive at `path`; whatever goes wrong while it is read becomes a CheckpointError."""
     try:
         with zipfile.ZipFile(path) as archive:
-            header = read_header(path, archive)
-            check_header(path, header, expected)
-            numbers = {name: number for number, name in enumerate(header["leaves"])}
-            arrays = [read_member(path, archive, f"{numbers[name]}.npy", name, leaf) for name, leaf in leaves]
+            yield archive
     except CheckpointError:
         raise
     except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise CheckpointError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from error
     except UNREADABLE as error:
         raise CheckpointError(f"{path}: damaged, or not a checkpoint: {one_line(error)}") from error
-    return jax.tree.unflatten(jax.tree.structure(like), arrays)
 
 
 def one_line(error: Exception) -> str:

@@ -136,7 +136,9 @@ def sensitivity(
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Checkpoint to write; an existing one of the same settings is resumed.")] = Path("dqn.npz"),
+    out: Annotated[Path, typer.Option(help="Checkpoint to write; an existing one of the same settings is resumed.")] = Path(
+        "dqn.npz"
+    ),
     steps: Annotated[int, typer.Option(help="Environment steps.")] = 300_000,
     seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
     networks: Networks = "",
@@ -157,7 +159,9 @@ def train(
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[Path | None, typer.Argument(help="Checkpoint of a trained agent; without one, only the rules play.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Argument(help="Checkpoint of a trained agent; without one, only the rules play.")
+    ] = None,
     episodes: Annotated[int, typer.Option(help="Episodes of 256 tasks, the same for every policy.")] = 256,
     networks: Networks = "",
     json_: Json = False,

@@ -142,13 +142,15 @@ def test_nested_scans_multiply():
     assert profile(fn, shape(4, 4)).total("macs") == 15 * 64
 
 
-def test_live_range_of_what_a_loop_reads():
-    def fn(x, y):
-        return lax.scan(lambda c, _: (jnp.sin(jnp.cos(c) @ y), None), x, None, 10)[0]
+def test_what_a_loop_reads_lives_until_it_ends():
+    def step(c, y):
+        p = c @ y
+        return p @ p
 
-    table = profile(fn, shape(8, 8), shape(8, 8))
-    # y must stay for the next iteration: carry, cosine and y; then the product, the cosine and y
-    assert table.live.tolist() == [3 * 64, 3 * 64]
+    once = profile(step, shape(8, 8), shape(8, 8))
+    loop = profile(lambda x, y: lax.scan(lambda c, _: (step(c, y), None), x, None, 10)[0], shape(8, 8), shape(8, 8))
+    assert once.live.tolist() == [3 * 64, 2 * 64]  # first product: both arguments and p; second: p and the result
+    assert loop.live.tolist() == [3 * 64, 3 * 64]  # y waits for the next iteration
 
 
 def test_while_is_flagged_or_counted():

@@ -62,7 +62,22 @@ def as_arrays(ops: OpTable) -> OpTable:
     """The table's numbers as JAX arrays of the default float type; its host-side information is dropped."""
     bare = ops.without_info()
     return eqx.tree_at(
-        lambda t: [t.macs, t.macs_valid, t.flops, t.transcendentals, t.inputs, t.outputs, t.weights, t.live, t.activation_bits, t.weight_bits, t.m, t.n, t.k, t.groups],
+        lambda t: [
+            t.macs,
+            t.macs_valid,
+            t.flops,
+            t.transcendentals,
+            t.inputs,
+            t.outputs,
+            t.weights,
+            t.live,
+            t.activation_bits,
+            t.weight_bits,
+            t.m,
+            t.n,
+            t.k,
+            t.groups,
+        ],
         bare,
         replace_fn=lambda x: jnp.asarray(x, dtype=float),
     )

@@ -63,8 +63,12 @@ class CrossbarChip(Processor):
     dac_bits: Float[Array, ""] = param(1.0, unit="bit", lo=1, hi=16, source=ISAAC)
     cycle_time: Float[Array, ""] = param(100e-9, unit="s", lo=1e-10, hi=1e-3, log=True, source=ISAAC)
     pipeline: Float[Array, ""] = param(6.0, unit="cycle", lo=0, hi=1000, source="Liao et al.: total = batches cycles + 6")
-    digital_rate: Float[Array, ""] = param(3.4e11, unit="op/s", lo=1e3, hi=1e16, log=True, source="assumed: 2 ops per ns and tile")
-    buffer_bandwidth: Float[Array, ""] = param(3.4e12, unit="B/s", lo=1e3, hi=1e16, log=True, source="assumed: 2 kB per cycle and tile")
+    digital_rate: Float[Array, ""] = param(
+        3.4e11, unit="op/s", lo=1e3, hi=1e16, log=True, source="assumed: 2 ops per ns and tile"
+    )
+    buffer_bandwidth: Float[Array, ""] = param(
+        3.4e12, unit="B/s", lo=1e3, hi=1e16, log=True, source="assumed: 2 kB per cycle and tile"
+    )
     power_adc: Float[Array, ""] = param(16e-3, unit="W", lo=0, hi=10, log=True, source=ROLL_UP)
     power_dac: Float[Array, ""] = param(4e-3, unit="W", lo=0, hi=10, log=True, source=ROLL_UP)
     power_sample_hold: Float[Array, ""] = param(0.01e-3, unit="W", lo=0, hi=10, log=True, source=ROLL_UP)
@@ -76,10 +80,17 @@ class CrossbarChip(Processor):
     power_bus: Float[Array, ""] = param(7e-3, unit="W", lo=0, hi=10, log=True, source=TILE)
     power_router: Float[Array, ""] = param(10.5e-3, unit="W", lo=0, hi=10, log=True, source=TILE + "; 42 mW shared by 4")
     power_digital: Float[Array, ""] = param(
-        2.65e-3, unit="W", lo=0, hi=10, log=True, source=TILE + "; sigmoid 0.52 + shift-add 0.05 + max-pool 0.4 + register 1.68 mW"
+        2.65e-3,
+        unit="W",
+        lo=0,
+        hi=10,
+        log=True,
+        source=TILE + "; sigmoid 0.52 + shift-add 0.05 + max-pool 0.4 + register 1.68 mW",
     )
     standby_power: Float[Array, ""] = param(10.4, unit="W", lo=0, hi=1e3, log=True, source=ISAAC + "; HyperTransport links")
-    leakage_fraction: Float[Array, ""] = param(0.1, unit="1", lo=0, hi=1, source="PUMA simulator constants: ADC leakage 0.2 of 2.0 mW")
+    leakage_fraction: Float[Array, ""] = param(
+        0.1, unit="1", lo=0, hi=1, source="PUMA simulator constants: ADC leakage 0.2 of 2.0 mW"
+    )
     write_pulses: Float[Array, ""] = param(8.52, unit="1", lo=1, hi=1e4, log=True, source=NEURRAM)
     verify_time: Float[Array, ""] = param(100e-9, unit="s", lo=0, hi=1e-2, log=True, source="assumed: one array read per pulse")
     write_arrays: Float[Array, ""] = param(168.0, unit="1", lo=1, hi=1e6, log=True, source="assumed: one write driver per tile")
@@ -88,7 +99,10 @@ class CrossbarChip(Processor):
     scope: Literal["chip", "pe", "layer"] = eqx.field(static=True, default="chip")
 
     def __check_init__(self) -> None:
-        for name, value, known in (("timing", self.timing, ("physical", "literal")), ("scope", self.scope, ("chip", "pe", "layer"))):
+        for name, value, known in (
+            ("timing", self.timing, ("physical", "literal")),
+            ("scope", self.scope, ("chip", "pe", "layer")),
+        ):
             if value not in known:
                 raise ValueError(f"CrossbarChip.{name} = {value!r} is not one of {', '.join(known)}")
 
@@ -163,7 +177,9 @@ class CrossbarChip(Processor):
         latency = masked(relax.maximum(compute, transfer, policy=relaxation), t) + write_latency
         active = tiles * t.m * phases * self.cycle_time
         energy = (1 - self.leakage_fraction) * self.array_power() * v**2 * active
-        bound = jnp.where(write_latency > 0.5 * latency, Bound.PROGRAMMING, jnp.where(transfer > compute, Bound.MEMORY, Bound.COMPUTE))
+        bound = jnp.where(
+            write_latency > 0.5 * latency, Bound.PROGRAMMING, jnp.where(transfer > compute, Bound.MEMORY, Bound.COMPUTE)
+        )
         return OpCost(latency, energy, write_latency, write_energy, moved, bound, memory, jnp.where(tiles > 0, t.m * phases, 0.0))
 
     def _programming(

@@ -62,6 +62,8 @@ class Roofline(Processor):
         busy = relax.maximum(compute, memory, policy=relaxation)
         latency = masked(overhead + busy, t)
         energy = v**2 * (t.macs * self.energy_per_mac + moved * self.energy_per_byte + latency * f * self.active_power)
-        bound = jnp.where(overhead > jnp.maximum(compute, memory), Bound.OVERHEAD, jnp.where(memory > compute, Bound.MEMORY, Bound.COMPUTE))
+        bound = jnp.where(
+            overhead > jnp.maximum(compute, memory), Bound.OVERHEAD, jnp.where(memory > compute, Bound.MEMORY, Bound.COMPUTE)
+        )
         zero = jnp.zeros_like(latency)
         return OpCost(latency, masked(energy, t), zero, zero, moved, bound, zero, zero)

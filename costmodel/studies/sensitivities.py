@@ -45,7 +45,10 @@ class SensitivityTable(NamedTuple):
 
     def __str__(self) -> str:
         width = max(len(row.label) for row in self.rows)
-        lines = [f"objective {self.value:.6g}   relaxation {self.relaxation}", f"{'parameter':{width}}  {'elasticity':>11}  {'gradient':>11}  value"]
+        lines = [
+            f"objective {self.value:.6g}   relaxation {self.relaxation}",
+            f"{'parameter':{width}}  {'elasticity':>11}  {'gradient':>11}  value",
+        ]
         lines += [f"{r.label:{width}}  {r.elasticity:>+11.4f}  {r.gradient:>+11.3e}  {r.value:.5g} {r.unit}" for r in self.rows]
         return "\n".join(lines)
 

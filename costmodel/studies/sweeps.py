@@ -87,7 +87,9 @@ def _check_scalars(variables: dict[str, Any]) -> None:
             raise ValueError(f"the objective's {name!r} has shape {value.shape}; a sweep needs scalars")
 
 
-def _dataset(xarray: Any, tree: Any, axes: dict[str, np.ndarray], variables: dict[str, np.ndarray], result: Any) -> "xarray.Dataset":
+def _dataset(
+    xarray: Any, tree: Any, axes: dict[str, np.ndarray], variables: dict[str, np.ndarray], result: Any
+) -> "xarray.Dataset":
     coords = {}
     for label, axis in axes.items():
         info = lookup(tree, label).param

@@ -62,7 +62,9 @@ def calibrate_stm32() -> Roofline:
         logs = logs - jnp.linalg.solve(jax.jacobian(residual)(logs), residual(logs))
     conv, dense = (float(x) for x in jnp.exp(logs))
     power = float(np.mean([PUBLISHED[name][1] / PUBLISHED[name][0] for name in CALIBRATED_ON]))
-    return replace(board, {"efficiency_conv": conv, "efficiency_depthwise": conv, "efficiency_dense": dense, "active_power": power})
+    return replace(
+        board, {"efficiency_conv": conv, "efficiency_depthwise": conv, "efficiency_dense": dense, "active_power": power}
+    )
 
 
 def validate() -> tuple[ValidationRow, ...]:

@@ -71,7 +71,7 @@ class Modes(eqx.Module):
         samples tie. The error bound is not differentiated.
         """
         dt = jnp.asarray(dt, theta.dtype)
-        first = jnp.minimum(0.1 / self.rates[-1], dt)
+        first = jnp.minimum(0.1 / self.rates[-1], jnp.maximum(dt, jnp.finfo(theta.dtype).tiny))
         spacing = lax.stop_gradient(jnp.log(jnp.maximum(dt / first, 1.0))) / (samples - 1)
         fractions = jnp.exp(-spacing * jnp.arange(samples, dtype=theta.dtype))
         inside = jax.vmap(lambda fraction: self.increment(theta, power, fraction * dt))(fractions)

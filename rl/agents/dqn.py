@@ -69,7 +69,7 @@ class TrainResult(eqx.Module):
 class Program(NamedTuple):
     """Training in parts: a fresh state, that state some rows of metrics further, and what is handed out of it.
 
-    `n_rows` may be traced; it must not exceed the rows that are left.
+    `n_rows` may be traced.
     """
 
     init: Callable[[PRNGKeyArray], TrainState]
@@ -96,7 +96,7 @@ def greedy_policy(config: DQNConfig, num_actions: int) -> Callable[[PyTree, Floa
     network = make_network(config, num_actions)
 
     def act(params: PyTree, observation: Float[Array, "..."]) -> Int[Array, ""]:
-        return jnp.argmax(action_values(network, params, flat_features(observation)), axis=-1)
+        return jnp.argmax(action_values(network, params, flat_features(observation)), axis=-1).astype(jnp.int32)
 
     return act
 
@@ -194,8 +194,8 @@ def iterate(machine: Machine, state: TrainState, tally: Tally) -> tuple[TrainSta
 
 def run_row(machine: Machine, state: TrainState) -> TrainState:
     """The iterations of one row of metrics, then the row."""
-    count = machine.config.log_every // machine.config.steps_per_iteration
-    row = state.iteration // count
+    full = machine.config.log_every // machine.config.steps_per_iteration
+    row, count = state.iteration // full, jnp.minimum(full, machine.config.total_iterations - state.iteration)
     state, tally = jax.lax.fori_loop(0, count, lambda _, carry: iterate(machine, *carry), (state, empty_tally()))
     env_steps = state.iteration * machine.config.steps_per_iteration
     new = metrics_row(tally, env_steps, epsilon_at(machine.config, env_steps))

@@ -35,7 +35,7 @@ def check_real(name: str, value: Any, lo: float, hi: float, open_lo: bool = Fals
 class DQNConfig:
     """What DQN training does; every field is checked in the constructor (ValueError, one line).
 
-    total_steps: environment steps of the whole run, a multiple of log_every.
+    total_steps: environment steps of the whole run, a multiple of max(train_every, num_envs).
     num_envs: lanes stepped side by side. train_every and num_envs: one must be a multiple of the other.
     buffer_size: transitions kept, a multiple of num_envs; the oldest are overwritten.
     learning_starts: environment steps before the first update, at least batch_size.
@@ -45,7 +45,7 @@ class DQNConfig:
     epsilon_*: the chance of a random action goes linearly from start to end during the first fraction of total_steps.
     max_grad_norm: the gradient is scaled down to this global norm. reward_scale: multiplies rewards before learning,
     to bring them near 1; metrics of episodes stay in the environment's own unit, loss and mean_q are scaled.
-    log_every: environment steps per row of metrics, a multiple of max(train_every, num_envs).
+    log_every: environment steps per row of metrics, a multiple of max(train_every, num_envs); the last row may be shorter.
     """
 
     total_steps: int = 200_000
@@ -85,10 +85,9 @@ class DQNConfig:
     def _check_clocks(self) -> None:
         if self.train_every % self.num_envs and self.num_envs % self.train_every:
             refuse("train_every", self.train_every, f"a multiple or a divisor of num_envs = {self.num_envs}")
-        if self.log_every % self.steps_per_iteration:
-            refuse("log_every", self.log_every, f"a multiple of max(train_every, num_envs) = {self.steps_per_iteration}")
-        if self.total_steps % self.log_every:
-            refuse("total_steps", self.total_steps, f"a multiple of log_every = {self.log_every}")
+        for name in ("log_every", "total_steps"):
+            if getattr(self, name) % self.steps_per_iteration:
+                refuse(name, getattr(self, name), f"a multiple of max(train_every, num_envs) = {self.steps_per_iteration}")
         if self.buffer_size % self.num_envs:
             refuse("buffer_size", self.buffer_size, f"a multiple of num_envs = {self.num_envs}")
         if not self.batch_size <= self.buffer_size:
@@ -123,6 +122,11 @@ class DQNConfig:
         return max(self.train_every, self.num_envs)
 
     @property
+    def total_iterations(self) -> int:
+        """Iterations of the whole run."""
+        return self.total_steps // self.steps_per_iteration
+
+    @property
     def updates_per_iteration(self) -> int:
         """Updates that follow the collecting of one iteration."""
         return self.steps_per_iteration // self.train_every
@@ -135,9 +139,9 @@ class DQNConfig:
     @property
     def total_updates(self) -> int:
         """Updates of the whole run."""
-        return (self.total_steps // self.steps_per_iteration - self.warmup_iterations) * self.updates_per_iteration
+        return (self.total_iterations - self.warmup_iterations) * self.updates_per_iteration
 
     @property
     def rows(self) -> int:
         """Rows of metrics of the whole run."""
-        return self.total_steps // self.log_every
+        return -(-self.total_steps // self.log_every)

@@ -86,7 +86,7 @@ def refreshed_target(config: DQNConfig, target: PyTree, params: PyTree, updates:
     """The target network after update number `updates` (1, 2, ...): copied every so often, or drawn along each time."""
     if config.target_soft_factor is not None:
         return optax.incremental_update(params, target, config.target_soft_factor)
-    due = updates % config.target_update_every == 0
+    due = updates % (config.target_update_every or 1) == 0
     return jax.tree.map(lambda new, old: jnp.where(due, new, old), params, target)
 
 

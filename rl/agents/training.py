@@ -63,7 +63,8 @@ def train(
             checkpoints.save(path, state, meta)
             saved_at = time.monotonic()
         if progress is not None:
-            progress(row * config.log_every, config.total_steps, row_of(state.metrics, row - 1))
+            newest = row_of(state.metrics, row - 1)
+            progress(int(newest.env_steps), config.total_steps, newest)
     return program.result(state)
 
 
@@ -93,7 +94,7 @@ def rows_per_chunk(config: DQNConfig, chunk_steps: int | None) -> int:
 
 def rows_done(state: TrainState, config: DQNConfig) -> int:
     """Rows of metrics that are complete; waits for the device."""
-    return int(state.iteration) * config.steps_per_iteration // config.log_every
+    return -(-int(state.iteration) * config.steps_per_iteration // config.log_every)
 
 
 def row_of(metrics: Metrics, row: int) -> Metrics:
@@ -109,6 +110,22 @@ def first_state(program: Program, seed: int, path: Path | None, meta: dict[str, 
     return checkpoints.load(path, jax.eval_shape(program.init, key), meta)
 
 
+def load_agent(path: str | os.PathLike[str], env: Any, *, params: PyTree = None) -> TrainResult:
+    """The agent in a checkpoint that `train` wrote, as far as it was trained, to act in `env`.
+
+    The environment must be of the same kind with the same observations and actions; its numbers may differ. Raises
+    CheckpointError naming the file and what does not fit.
+    """
+    found = checkpoints.load_meta(path)
+    try:
+        config, seed = DQNConfig(**found["config"]), found["seed"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise checkpoints.CheckpointError(f"{path}: holds no agent of this version: {error}") from error
+    meta = description(env, config, params, seed) | {"environment_digest": found.get("environment_digest")}
+    program = make_program(env, config, params)
+    return program.result(checkpoints.load(path, jax.eval_shape(program.init, jax.random.key(0)), meta))
+
+
 def description(env: Any, config: DQNConfig, params: PyTree, seed: int) -> dict[str, Any]:
     """What a checkpoint belongs to: algorithm, settings, environment, seed."""
     kind = type(env)
@@ -117,6 +134,8 @@ def description(env: Any, config: DQNConfig, params: PyTree, seed: int) -> dict[
         "algorithm": "dqn",
         "config": dataclasses.asdict(config),
         "environment": f"{kind.__module__}.{kind.__qualname__}",
+        "observation": list(getattr(env, "observation_names", env.observation_space(env_params).shape)),
+        "actions": int(env.num_actions),
         "environment_digest": digest((vars(env) if hasattr(env, "__dict__") else {}, env_params)),
         "seed": seed,
         "default_float": str(jnp.zeros(()).dtype),

@@ -1,10 +1,10 @@
 """Rules that need no training: what a learned scheduler has to beat.
 
-    random               any processor
-    always-<processor>   one processor for everything
-    threshold            the chip with memory cells while it is cooler than 85 C, else the processor that is coolest
-    slack-greedy         the largest (deadline - latency) / service time (the seed project's "READYS baseline")
-    cost-greedy          the best immediate reward, found by trying every processor with `costmodel.step`
+random               any processor
+always-<processor>   one processor for everything
+threshold            the chip with memory cells while it is cooler than 85 C, else the processor that is coolest
+slack-greedy         the largest (deadline - latency) / service time (the seed project's "READYS baseline")
+cost-greedy          the best immediate reward, found by trying every processor with `costmodel.step`
 """
 
 from collections.abc import Callable
@@ -24,7 +24,13 @@ def baselines(env: SchedulingEnv, params: RoutingParams | None = None) -> dict[s
     """All rules by name, for one environment; `params` (default: the environment's) are the rewards that cost-greedy looks at."""
     params = env.default_params if params is None else params
     fixed = {f"always-{name}": _always(index) for index, name in enumerate(env.platform.names)}
-    return {"random": _random(env), **fixed, "threshold": _threshold(env), "slack-greedy": _slack_greedy(env), "cost-greedy": _cost_greedy(env, params)}
+    return {
+        "random": _random(env),
+        **fixed,
+        "threshold": _threshold(env),
+        "slack-greedy": _slack_greedy(env),
+        "cost-greedy": _cost_greedy(env, params),
+    }
 
 
 def _random(env: SchedulingEnv) -> Policy:

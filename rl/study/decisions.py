@@ -85,4 +85,8 @@ def by_network(env: SchedulingEnv, states: RoutingState, actions: Array) -> dict
     """Share of every processor for each network, over visited states."""
     chosen = np.eye(env.num_actions)[np.asarray(actions)]
     network = np.asarray(states.network)
-    return {name: chosen[network == i].mean(axis=0).round(6).tolist() for i, name in enumerate(env.stream.networks) if (network == i).any()}
+    return {
+        name: chosen[network == i].mean(axis=0).round(6).tolist()
+        for i, name in enumerate(env.stream.networks)
+        if (network == i).any()
+    }

@@ -25,7 +25,9 @@ class Episodes(NamedTuple):
     shares: Array  # (episodes, processors) share of tasks sent to each processor
 
 
-def evaluate(env: SchedulingEnv, policy: Policy, key: Array, episodes: int = 256, params: RoutingParams | None = None) -> Episodes:
+def evaluate(
+    env: SchedulingEnv, policy: Policy, key: Array, episodes: int = 256, params: RoutingParams | None = None
+) -> Episodes:
     """Play whole episodes (max_steps tasks each) without learning; jitted. ValueError if `episodes` < 1."""
     if episodes < 1:
         raise ValueError(f"episodes = {episodes} is below 1")

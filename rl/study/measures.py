@@ -52,7 +52,9 @@ def sensitivities(platform: Platform, network: str, top: int = 10) -> dict[str, 
     tables = {}
     for name in platform.names:
         for figure in ("energy", "latency"):
-            table = costmodel.sensitivity(lambda hw, policy, f=figure: getattr(costmodel.estimate(hw, ops, relaxation=policy), f), platform.processors[name])
+            table = costmodel.sensitivity(
+                lambda hw, policy, f=figure: getattr(costmodel.estimate(hw, ops, relaxation=policy), f), platform.processors[name]
+            )
             tables[f"{figure} of {network} on {name}"] = _rows(table, top)
     chain = costmodel.sensitivity(lambda p: heat_chain(p)["lost_share_of_budget"], platform)
     tables["weights lost while the GPU works"] = _rows(chain, top)
@@ -70,7 +72,12 @@ def heat_chain(platform: Platform) -> dict[str, jax.Array]:
     """
     offer = costmodel.make_offer(platform, load("resnet8"))
     ones = jnp.ones(CHAIN_TASKS)
-    tasks = Task(jax.tree.map(lambda x: jnp.broadcast_to(x, (CHAIN_TASKS, *x.shape)), offer), jnp.zeros(CHAIN_TASKS, int), ones, CHAIN_GAP * ones)
+    tasks = Task(
+        jax.tree.map(lambda x: jnp.broadcast_to(x, (CHAIN_TASKS, *x.shape)), offer),
+        jnp.zeros(CHAIN_TASKS, int),
+        ones,
+        CHAIN_GAP * ones,
+    )
     gpu, pim = platform.names.index("gpu"), platform.names.index("pim")
     state = platform.initial_state(ambient=CHAIN_AMBIENT)
     end, outcomes = costmodel.rollout(platform, state, tasks, Decision(jnp.full(CHAIN_TASKS, gpu)))
@@ -86,10 +93,17 @@ def sweep_heat_chain(platform: Platform, path: Path, points: int = 24) -> dict[s
     vary = {}
     for label in SWEPT:
         value = float(lookup(platform, label).value)
-        vary[label] = np.linspace(0.9 * value, 1.1 * value, points) if label.endswith("e_a") else np.geomspace(value / 3, value * 3, points)
+        vary[label] = (
+            np.linspace(0.9 * value, 1.1 * value, points) if label.endswith("e_a") else np.geomspace(value / 3, value * 3, points)
+        )
     data = costmodel.sweep(heat_chain, platform, vary, chunk=2048)
     for name, unit in (("temperature", "K"), ("energy", "J"), ("lost_share_of_budget", "1")):
         data[name].attrs["units"] = unit
     write_with(path, lambda temporary: data.to_netcdf(temporary, engine="h5netcdf"))
     spread = {name: [float(data[name].min()), float(data[name].max())] for name in data.data_vars}
-    return {"file": path.name, "points": int(np.prod([data.sizes[d] for d in data.dims])), "ranges": spread, "labels": list(SWEPT)}
+    return {
+        "file": path.name,
+        "points": int(np.prod([data.sizes[d] for d in data.dims])),
+        "ranges": spread,
+        "labels": list(SWEPT),
+    }

@@ -43,7 +43,16 @@ def run_study(settings: StudySettings, out: Path, progress: Progress = lambda wh
     stages = StageStore(out, settings)
     platform = costmodel.load_platform(settings.platform)
     env = SchedulingEnv(platform, TaskStream(settings.networks))
-    steps = ["profile", "cost", "sensitivity", "sweep", *[f"train {seed}" for seed in range(settings.seeds)], "evaluate", "decisions", "report"]
+    steps = [
+        "profile",
+        "cost",
+        "sensitivity",
+        "sweep",
+        *[f"train {seed}" for seed in range(settings.seeds)],
+        "evaluate",
+        "decisions",
+        "report",
+    ]
 
     def begin(what: str) -> None:
         progress(what, steps.index(what), len(steps))
@@ -80,7 +89,9 @@ def study_config(settings: StudySettings) -> DQNConfig:
     return DQNConfig(total_steps=settings.steps)
 
 
-def _train_all(env: SchedulingEnv, settings: StudySettings, stages: StageStore, begin: Any, progress: Progress) -> dict[int, TrainResult]:
+def _train_all(
+    env: SchedulingEnv, settings: StudySettings, stages: StageStore, begin: Any, progress: Progress
+) -> dict[int, TrainResult]:
     agents = {}
     for seed in range(settings.seeds):
         begin(f"train {seed}")
@@ -106,7 +117,9 @@ def _evaluate_all(env: SchedulingEnv, policies: dict[str, Policy], episodes: int
 def summarise(episodes: Any) -> dict[str, Any]:
     """One policy's episodes in figures: the interquartile mean of the score with its interval, means of the rest."""
     score = np.asarray(episodes.score, np.float64)
-    means = {name: float(np.mean(np.asarray(getattr(episodes, name), np.float64))) for name in episodes._fields if name != "shares"}
+    means = {
+        name: float(np.mean(np.asarray(getattr(episodes, name), np.float64))) for name in episodes._fields if name != "shares"
+    }
     return {
         **means,
         "score_iqm": interquartile_mean(score),

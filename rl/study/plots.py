@@ -14,7 +14,15 @@ from matplotlib.figure import Figure
 
 from rl.files import write_with
 
-PALETTE = {"cpu": "#4c78a8", "gpu": "#f58518", "pim": "#54a24b", "stm32l4r5": "#4c78a8", "edge-gpu": "#f58518", "edge-pim": "#54a24b", "isaac": "#9d755d"}
+PALETTE = {
+    "cpu": "#4c78a8",
+    "gpu": "#f58518",
+    "pim": "#54a24b",
+    "stm32l4r5": "#4c78a8",
+    "edge-gpu": "#f58518",
+    "edge-pim": "#54a24b",
+    "isaac": "#9d755d",
+}
 INK, FAINT = "#222222", "#999999"
 STYLE = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left",
@@ -50,7 +58,13 @@ def costs(results: dict[str, Any]) -> Figure:
     for axis, (field, label) in zip(axes, (("latency", "latency (s)"), ("energy", "energy per inference (J)")), strict=True):
         for i, name in enumerate(hardware):
             height = [results["cost"][n][name][field] for n in networks]
-            axis.bar(np.arange(len(networks)) + (i - (len(hardware) - 1) / 2) * 0.2, height, 0.19, color=PALETTE.get(name, FAINT), label=name)
+            axis.bar(
+                np.arange(len(networks)) + (i - (len(hardware) - 1) / 2) * 0.2,
+                height,
+                0.19,
+                color=PALETTE.get(name, FAINT),
+                label=name,
+            )
         axis.set_yscale("log")
         axis.set_xticks(np.arange(len(networks)), networks, rotation=12)
         axis.set_title(label)
@@ -117,7 +131,14 @@ def learning(results: dict[str, Any]) -> Figure:
     """Return of training episodes against environment steps, and the best rule's score."""
     figure, axis = plt.subplots(figsize=(7.5, 3.6))
     for seed, curve in results["training"].items():
-        axis.plot(curve["steps"], curve["return"], color="#b279a2", alpha=0.35 + 0.6 / len(results["training"]), linewidth=1.2, label=f"seed {seed}")
+        axis.plot(
+            curve["steps"],
+            curve["return"],
+            color="#b279a2",
+            alpha=0.35 + 0.6 / len(results["training"]),
+            linewidth=1.2,
+            label=f"seed {seed}",
+        )
     rule = results["decisions"]["rule"]
     axis.axhline(results["evaluation"][rule]["score_iqm"], color="#777777", linestyle="--", label=f"{rule} (evaluation)")
     axis.set_xlabel("environment steps")

@@ -14,7 +14,7 @@ class RateColumn(ProgressColumn):
     """Steps per second since the task began."""
 
     def render(self, task: Task) -> Text:
-        """"12,345/s", or nothing before there is a rate."""
+        """ "12,345/s", or nothing before there is a rate."""
         rate = task.finished_speed or task.speed
         return Text(f"{rate:,.0f}/s" if rate and task.total and task.total > 100 else "")
 

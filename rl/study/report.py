@@ -59,11 +59,12 @@ def _summary(results: dict[str, Any]) -> str:
     against = f"{abs(a - r) / abs(r):.0%} {'better' if a > r else 'worse'} than" if r else "against"
     certain = "; the 95 % intervals do not overlap" if apart else "; the 95 % intervals overlap"
     fixed = {name: found[name]["score_iqm"] for name in found if name.startswith("always-")}
+    single = ", ".join(f"{name.removeprefix('always-')} {score:.1f}" for name, score in fixed.items())
     lines = [
         f"Tasks: {', '.join(s['networks'])}; processors: {', '.join(results['processors'])}, in one package.",
         f"Scheduler: DQN, {s['seeds']} seeds of {s['steps']:,} steps; judged on {s['episodes']} episodes that all policies share.",
         f"The median agent ({agent}) scores {a:.1f}, {against} the best rule ({rule}, {r:.1f}){certain}.",
-        f"No processor is best everywhere: one for everything scores {', '.join(f'{n.removeprefix("always-")} {v:.1f}' for n, v in fixed.items())}.",
+        f"Sending everything to one processor scores: {single}.",
     ]
     return "<h1>Tempo study</h1><ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
@@ -78,7 +79,9 @@ def _findings(results: dict[str, Any]) -> str:
         moves = sorted(range(len(processors)), key=lambda i: -abs(last[i] - first[i]))
         parts = [f"{processors[i]} {first[i]:.0%} &rarr; {last[i]:.0%}" for i in moves]
         lo, hi = probe["values"][0], probe["values"][-1]
-        items.append(f"<li><b>{html.escape(variable)}</b>: {html.escape(probe['label'])} from {lo:g} to {hi:g}: {', '.join(parts)}{_turning(probe, processors)}</li>")
+        items.append(
+            f"<li><b>{html.escape(variable)}</b>: {html.escape(probe['label'])} from {lo:g} to {hi:g}: {', '.join(parts)}{_turning(probe, processors)}</li>"
+        )
     rows = [[html.escape(n), *[f"{share:.0%}" for share in shares]] for n, shares in decided["by_network"].items()]
     note = (
         "<p class=note>Each probe takes states the agent met, changes one thing and asks again, so the curves show what the decision depends on, "
@@ -99,14 +102,38 @@ def _turning(probe: dict[str, Any], processors: list[str]) -> str:
 
 
 def _policy_table(results: dict[str, Any]) -> str:
-    header = ["policy", "score", "95 % interval", "energy per task", "latency", "missed", "retention failures", "life per 1e6 tasks", "rewrites"]
+    header = [
+        "policy",
+        "score",
+        "95 % interval",
+        "energy per task",
+        "latency",
+        "missed",
+        "retention failures",
+        "life per 1e6 tasks",
+        "rewrites",
+    ]
     rows = []
     for name in _ranked(results):
         f = results["evaluation"][name]
         lo, hi = f["score_interval"]
-        figures = [quantity(f["energy"], "J"), quantity(f["latency"], "s"), f"{f['missed']:.1%}", f"{f['failed']:.2%}", f"{1e6 * f['wear']:.3f}", f"{f['written']:.1%}"]
+        figures = [
+            quantity(f["energy"], "J"),
+            quantity(f["latency"], "s"),
+            f"{f['missed']:.1%}",
+            f"{f['failed']:.2%}",
+            f"{1e6 * f['wear']:.3f}",
+            f"{f['written']:.1%}",
+        ]
         label = html.escape(name)
-        rows.append([f"<span class=best>{label}</span>" if name == _ranked(results)[0] else label, f"{f['score_iqm']:.1f}", f"{lo:.1f} .. {hi:.1f}", *figures])
+        rows.append(
+            [
+                f"<span class=best>{label}</span>" if name == _ranked(results)[0] else label,
+                f"{f['score_iqm']:.1f}",
+                f"{lo:.1f} .. {hi:.1f}",
+                *figures,
+            ]
+        )
     return _table(header, rows)
 
 
@@ -125,7 +152,13 @@ def _cost_table(results: dict[str, Any]) -> str:
     rows = []
     for network in results["settings"]["networks"]:
         for name, c in results["cost"][network].items():
-            shown = [quantity(c["latency"], "s"), quantity(c["energy"], "J"), quantity(c["power"], "W"), f"{c['utilization']:.2%}", c["bound"]]
+            shown = [
+                quantity(c["latency"], "s"),
+                quantity(c["energy"], "J"),
+                quantity(c["power"], "W"),
+                f"{c['utilization']:.2%}",
+                c["bound"],
+            ]
             rows.append([html.escape(f"{network} on {name}"), *shown, f"{c['memory']:.0%}", quantity(c["write_latency"], "s")])
     note = '<p class=note>Weights resident, junction at 45 C, exact (hard) rounding. "Weight memory" is the share of the chip the network takes.</p>'
     return _table(["", "latency", "energy", "power", "utilization", "bound", "weight memory", "to write weights"], rows) + note
@@ -152,7 +185,15 @@ def _heat_text(results: dict[str, Any]) -> str:
 def _profile_table(results: dict[str, Any]) -> str:
     header = ["network", "operations", "MACs (padded)", "MACs (valid)", "parameters", "peak live elements", "at"]
     rows = [
-        [html.escape(n), str(p["operations"]), f"{p['macs_padded']:,}", f"{p['macs_valid']:,}", f"{p['parameters']:,}", f"{p['peak_live_elements']:,}", html.escape(p["peak_at"])]
+        [
+            html.escape(n),
+            str(p["operations"]),
+            f"{p['macs_padded']:,}",
+            f"{p['macs_valid']:,}",
+            f"{p['parameters']:,}",
+            f"{p['peak_live_elements']:,}",
+            html.escape(p["peak_at"]),
+        ]
         for n, p in results["profile"].items()
     ]
     return _table(header, rows)

@@ -5,6 +5,7 @@ from typing import Any
 
 from workloads import list_networks, load
 
+
 @dataclasses.dataclass(frozen=True)
 class StudySettings:
     """Networks to study, environment steps to train for, independent training seeds, evaluation episodes."""

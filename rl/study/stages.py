@@ -1,7 +1,7 @@
 """Stages of a study: each computes a JSON value once and keeps it, so that a killed study resumes where it was.
 
-    OUT/stages/<name>.json    {"settings": ..., "value": ...}, written aside and renamed
-    OUT/timings.json          wall times, apart from the results: they differ from run to run
+OUT/stages/<name>.json    {"settings": ..., "value": ...}, written aside and renamed
+OUT/timings.json          wall times, apart from the results: they differ from run to run
 """
 
 import time
@@ -32,7 +32,9 @@ class StageStore:
         found = found if isinstance(found, dict) else {}
         for name, value in self.settings.items():
             if found.get(name) != value:
-                raise ValueError(f"{self.out} holds a study with {name} = {found.get(name)}, not {value}; choose another --out or remove it")
+                raise ValueError(
+                    f"{self.out} holds a study with {name} = {found.get(name)}, not {value}; choose another --out or remove it"
+                )
 
     def run(self, name: str, compute: Callable[[], Any]) -> Any:
         """The stage's value: read if it was computed before, else computed and kept."""

@@ -54,10 +54,16 @@ def profile_table(ops: OpTable) -> Printed:
         rows.append([i, name, kind, shape, *[f"{count:,}" for count in counts.values()]])
         values.append({"name": name, "kind": kind} | {k: int(getattr(ops, k)[i]) for k in ("m", "n", "k", "groups")} | counts)
     totals = {"macs_padded": ops.total("macs"), "macs_valid": ops.total("macs_valid"), "flops": ops.total("flops")}
-    totals |= {"transcendentals": ops.total("transcendentals"), "parameters": info.parameters, "peak_live_elements": ops.peak_live}
+    totals |= {
+        "transcendentals": ops.total("transcendentals"),
+        "parameters": info.parameters,
+        "peak_live_elements": ops.peak_live,
+    }
     lines = [render(["", "operation", "kind", "M x N x K", *columns], rows, info.name, 4)]
     lines.append(f"MACs {totals['macs_padded']:,} with zero padding, {totals['macs_valid']:,} without; FLOPs {totals['flops']:,}")
-    lines.append(f"parameters {info.parameters:,}; peak live activations {ops.peak_live:,} elements at {info.op_names[info.peak_op]}:")
+    lines.append(
+        f"parameters {info.parameters:,}; peak live activations {ops.peak_live:,} elements at {info.op_names[info.peak_op]}:"
+    )
     lines.append("  " + "; ".join(info.peak_tensors))
     lines += [f"not counted: {name} (x{count})" for name, count in info.uncounted] + [f"note: {flag}" for flag in info.flags]
     peak = {"peak_at": info.op_names[info.peak_op], "peak_tensors": list(info.peak_tensors)}
@@ -80,9 +86,25 @@ def cost_table(networks: Sequence[str] | None, on: Sequence[str] | None, tempera
             value["write_latency"] = float(absent.programming_latency - cost.programming_latency)
             values.setdefault(network, {})[name] = value
             shown = [quantity(value[f], u) for f, u in (("latency", "s"), ("energy", "J"), ("power", "W"), ("bytes_moved", "B"))]
-            share = [f"{100 * value['utilization']:.2f} %", value["bound"], f"{100 * value['memory']:.0f} %", quantity(value["write_latency"], "s")]
+            share = [
+                f"{100 * value['utilization']:.2f} %",
+                value["bound"],
+                f"{100 * value['memory']:.0f} %",
+                quantity(value["write_latency"], "s"),
+            ]
             rows.append([network, name, *shown, *share])
-    header = ["network", "processor", "latency", "energy", "power", "bytes moved", "utilization", "bound", "weight memory", "to write weights"]
+    header = [
+        "network",
+        "processor",
+        "latency",
+        "energy",
+        "power",
+        "bytes moved",
+        "utilization",
+        "bound",
+        "weight memory",
+        "to write weights",
+    ]
     return render(header, rows, f"weights resident, {temperature:g} C, policy {costmodel.HARD}", 2), values
 
 
@@ -92,7 +114,16 @@ def validation_table() -> Printed:
 
     found = validate()
     rows = [
-        [r.target, r.quantity, quantity(r.published, r.unit), quantity(r.modelled, r.unit), f"{100 * r.error:+.1f} %", r.role, r.source] for r in found
+        [
+            r.target,
+            r.quantity,
+            quantity(r.published, r.unit),
+            quantity(r.modelled, r.unit),
+            f"{100 * r.error:+.1f} %",
+            r.role,
+            r.source,
+        ]
+        for r in found
     ]
     predicted = [abs(r.error) for r in found if r.role == "predicted"]
     text = render(["target", "quantity", "published", "model", "error", "role", "source"], rows, "validation", 2)
@@ -101,7 +132,7 @@ def validation_table() -> Printed:
 
 
 def parse_axis(tree: Any, text: str) -> tuple[str, np.ndarray]:
-    """"rows=32:512:5" or "rows=32,64" as a label and its values; log-spaced where the parameter is on a log scale."""
+    """ "rows=32:512:5" or "rows=32,64" as a label and its values; log-spaced where the parameter is on a log scale."""
     label, _, values = text.partition("=")
     label = label.strip()
     info = lookup(tree, label).param
@@ -114,7 +145,9 @@ def parse_axis(tree: Any, text: str) -> tuple[str, np.ndarray]:
             return label, np.geomspace(lo, hi, n) if info.log else np.linspace(lo, hi, n)
         return label, np.array([float(v) for v in values.split(",")])
     except ValueError:
-        raise ValueError(f"--vary {text!r} is not label=start:stop:count (count >= 1, positive on a log scale) or label=a,b,c") from None
+        raise ValueError(
+            f"--vary {text!r} is not label=start:stop:count (count >= 1, positive on a log scale) or label=a,b,c"
+        ) from None
 
 
 def sweep_table(hardware: str, network: str, vary: Sequence[str], out: Path | None) -> Printed:
@@ -138,7 +171,7 @@ def sweep_table(hardware: str, network: str, vary: Sequence[str], out: Path | No
 
 
 def parse_policy(text: str) -> costmodel.Relaxation:
-    """"hard", "straight_through" or "soft:8" as a relaxation policy."""
+    """ "hard", "straight_through" or "soft:8" as a relaxation policy."""
     if text in ("hard", "straight_through"):
         return costmodel.HARD if text == "hard" else costmodel.STRAIGHT_THROUGH
     name, _, sharpness = text.partition(":")
@@ -153,7 +186,9 @@ def sensitivity_table(hardware: str, network: str, of: str, policy: str) -> Prin
     if of not in figures:
         raise ValueError(unknown_name("figure", of, figures))
     processor, ops = costmodel.load_hardware(hardware), load(network)
-    table = costmodel.sensitivity(lambda hw, p: getattr(costmodel.estimate(hw, ops, relaxation=p), of), processor, parse_policy(policy))
+    table = costmodel.sensitivity(
+        lambda hw, p: getattr(costmodel.estimate(hw, ops, relaxation=p), of), processor, parse_policy(policy)
+    )
     rows = [[r.label, f"{r.elasticity:+.4f}", f"{r.gradient:+.4g}", f"{r.value:.6g}", r.unit] for r in table.rows]
     title = f"{of} of {network} on {hardware}: {quantity(table.value, UNITS[of])}, policy {table.relaxation}"
     value = {"value": table.value, "unit": UNITS[of], "relaxation": table.relaxation, "rows": [r._asdict() for r in table.rows]}
@@ -174,10 +209,20 @@ def train_agent(out: Path, steps: int, seed: int, networks: Sequence[str], progr
     from rl.agents.training import train
 
     agent = train(
-        make_env(networks), DQNConfig(total_steps=steps), seed=seed, checkpoint=out, progress=lambda done, total, row: progress("training", done, total)
+        make_env(networks),
+        DQNConfig(total_steps=steps),
+        seed=seed,
+        checkpoint=out,
+        progress=lambda done, total, row: progress("training", done, total),
     )
     returns = np.asarray(agent.metrics.episode_return)[np.asarray(agent.metrics.episodes) > 0]
-    value = {"checkpoint": str(out), "steps": steps, "seed": seed, "first_return": float(returns[0]), "last_return": float(returns[-1])}
+    value = {
+        "checkpoint": str(out),
+        "steps": steps,
+        "seed": seed,
+        "first_return": float(returns[0]),
+        "last_return": float(returns[-1]),
+    }
     return f"trained {steps:,} steps: return {returns[0]:.1f} at first, {returns[-1]:.1f} at last; written to {out}", value
 
 
@@ -192,7 +237,9 @@ def evaluation_table(checkpoint: Path | None, episodes: int, networks: Sequence[
     policies = baselines(env)
     if checkpoint is not None:
         policies |= {"dqn": agent_policy(load_agent(checkpoint, env))}
-    found = {name: summarise(evaluate(env, policy, jax.random.key(EVALUATION_KEY), episodes)) for name, policy in policies.items()}
+    found = {
+        name: summarise(evaluate(env, policy, jax.random.key(EVALUATION_KEY), episodes)) for name, policy in policies.items()
+    }
     return policy_table(found, env.platform.names), found
 
 
@@ -201,8 +248,16 @@ def policy_table(found: dict[str, dict[str, Any]], processors: Sequence[str]) ->
     rows = []
     for name, f in sorted(found.items(), key=lambda item: -item[1]["score_iqm"]):
         lo, hi = f["score_interval"]
-        figures = [quantity(f["energy"], "J"), quantity(f["latency"], "s"), f"{100 * f['missed']:.1f} %", f"{100 * f['failed']:.2f} %", f"{1e6 * f['wear']:.3f}"]
-        rows.append([name, f"{f['score_iqm']:.1f}", f"[{lo:.1f}, {hi:.1f}]", *figures, *[f"{100 * s:.0f} %" for s in f["shares"]]])
+        figures = [
+            quantity(f["energy"], "J"),
+            quantity(f["latency"], "s"),
+            f"{100 * f['missed']:.1f} %",
+            f"{100 * f['failed']:.2f} %",
+            f"{1e6 * f['wear']:.3f}",
+        ]
+        rows.append(
+            [name, f"{f['score_iqm']:.1f}", f"[{lo:.1f}, {hi:.1f}]", *figures, *[f"{100 * s:.0f} %" for s in f["shares"]]]
+        )
     header = ["policy", "score", "95 %", "energy/task", "latency", "missed", "failed", "wear/1e6 tasks", *processors]
     return render(header, rows, "interquartile mean of the episode score; same episodes for all", 1)
 

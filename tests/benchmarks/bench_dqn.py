@@ -23,7 +23,13 @@ def main() -> None:
         start = time.perf_counter()
         jax.block_until_ready(program(jax.random.key(seed)))
         seconds.append(time.perf_counter() - start)
-    report("dqn", env_steps_per_s=STEPS / min(seconds), updates_per_s=STEPS / 10 / min(seconds), target_steps_per_s=TARGET, compile_s=compiled)
+    report(
+        "dqn",
+        env_steps_per_s=STEPS / min(seconds),
+        updates_per_s=STEPS / 10 / min(seconds),
+        target_steps_per_s=TARGET,
+        compile_s=compiled,
+    )
 
 
 if __name__ == "__main__":

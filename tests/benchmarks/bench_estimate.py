@@ -22,7 +22,9 @@ def hardware_batch(name: str, n: int, key: jax.Array):
     hardware = costmodel.load_hardware(name)
     leaves, tree = jax.tree.flatten(hardware)
     keys = jax.random.split(key, len(leaves))
-    return jax.tree.unflatten(tree, [leaf * jax.random.uniform(k, (n,), minval=0.9, maxval=1.1) for leaf, k in zip(leaves, keys, strict=True)])
+    return jax.tree.unflatten(
+        tree, [leaf * jax.random.uniform(k, (n,), minval=0.9, maxval=1.1) for leaf, k in zip(leaves, keys, strict=True)]
+    )
 
 
 def op_batch(n: int) -> workloads.OpTable:
@@ -94,7 +96,14 @@ def main() -> None:
             hardware, ops = hardware_batch(name, n, jax.random.key(1)), op_batch(n)
             value = jax.jit(jax.vmap(hardware_energy))
             ahead, both = best(lambda: value(hardware, ops)), best(lambda: gradients(hardware, ops))
-            report("gradient", hardware=name, pairs=n, forward_pairs_per_s=n / ahead, ratio=both / ahead, target_ratio=TARGET_GRADIENT)
+            report(
+                "gradient",
+                hardware=name,
+                pairs=n,
+                forward_pairs_per_s=n / ahead,
+                ratio=both / ahead,
+                target_ratio=TARGET_GRADIENT,
+            )
 
 
 if __name__ == "__main__":

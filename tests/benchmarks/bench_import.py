@@ -17,7 +17,13 @@ def main() -> None:
     seconds("costmodel"), seconds("jax")
     pairs = [(seconds("jax"), seconds("costmodel")) for _ in range(11)]
     ratio = statistics.median(b / a for a, b in pairs)
-    report("import", jax_s=statistics.median(a for a, _ in pairs), costmodel_s=statistics.median(b for _, b in pairs), ratio=ratio, target_ratio=1.3)
+    report(
+        "import",
+        jax_s=statistics.median(a for a, _ in pairs),
+        costmodel_s=statistics.median(b for _, b in pairs),
+        ratio=ratio,
+        target_ratio=1.3,
+    )
 
 
 if __name__ == "__main__":

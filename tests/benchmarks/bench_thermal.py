@@ -38,7 +38,9 @@ def main() -> None:
             end = solve_ivp(flow, (0, DT), theta[i], method=method, rtol=1e-6, atol=1e-6).y[:, -1]
             worst = max(worst, float(np.max(np.abs(end - exact[i]))))
         theirs = (time.perf_counter() - start) / SAMPLE * N
-        report("two-node step", networks=N, scipy=method, ratio=theirs / ours, target_ratio=TARGET, largest_difference_kelvin=worst)
+        report(
+            "two-node step", networks=N, scipy=method, ratio=theirs / ours, target_ratio=TARGET, largest_difference_kelvin=worst
+        )
 
 
 if __name__ == "__main__":
