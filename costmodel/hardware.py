@@ -6,7 +6,7 @@ edge-gpu    A GPU of the Jetson Nano class, fp16: 128 Maxwell cores x 2 x 921 MH
             specification). Efficiencies, launch overhead, powers and sleep behaviour are assumed.
 isaac       ISAAC-CE (ISCA 2016): 41.29 TOPS and 65.8 W at 16 bit.
 edge-pim    A small resistive macro: 208 arrays of 128 x 128 two-bit cells, 8-bit operands, copper-oxide cells that are cheap
-            to integrate and forget in seconds when hot. Assumed from the parts of ISAAC, slower periphery.
+            to integrate and forget in seconds when hot, read at 0.2 V (ISAAC's cell in CiMLoop). Assumed from the parts of ISAAC, slower periphery.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from costmodel.platform import Platform
 from costmodel.processors.base import Processor
 from costmodel.processors.cim import CrossbarChip
 from costmodel.processors.roofline import Roofline
-from physics import SharedPackage, load_device, unknown_name
+from physics import SharedPackage, load_device, replace, unknown_name
 
 CLOCK, LANES = 120e6, 2  # STM32L4R5: Hz (submission), int16 MACs per cycle (SMLAD)
 # Energy / latency of the two calibration networks: 6919 uJ / 165.1 ms and 203 uJ / 5.26 ms; mean 40.2 mW.
@@ -54,7 +54,7 @@ def edge_gpu() -> Roofline:
         energy_per_mac=10e-12,
         energy_per_byte=40e-12,
         active_power=1.5,
-        leakage_power=0.6,
+        leakage_power=0.3,
         sleep_fraction=0.002,
         linger=0.1,
         wake_time=5e-3,
@@ -83,13 +83,13 @@ def edge_pim() -> CrossbarChip:
         write_arrays=1,
         verify_time=1e-6,
         wake_time=50e-6,
-        cell=load_device("cbram"),
+        cell=replace(load_device("cbram"), {"read_voltage": 0.2}),
         scope="layer",
     )
 
 
 def edge_platform() -> Platform:
-    """The three edge processors in one fanless package (20 K/W to ambient, assumed)."""
+    """The three edge processors in one fanless package (8 K/W from case to ambient, assumed)."""
     processors = {"cpu": stm32l4r5(), "gpu": edge_gpu(), "pim": edge_pim()}
     package = SharedPackage(
         names=("cpu", "gpu", "pim"),
@@ -97,7 +97,7 @@ def edge_platform() -> Platform:
         c_junction=(0.05, 0.5, 0.1),
         r_spreader=1.0,
         c_spreader=4.0,
-        r_ambient=12.0,
+        r_ambient=8.0,
         c_case=40.0,
     )
     return Platform(processors, package)

@@ -29,7 +29,7 @@ from costmodel.estimation import estimate
 from costmodel.processors.base import Processor
 from costmodel.processors.cim import CrossbarChip
 from costmodel.relax import HARD, Relaxation
-from costmodel.weights import CellRun, CellState, CellUse, needs_writing, use_cells
+from costmodel.weights import NO_CELLS, CellRun, CellState, needs_writing, retention_margin, use_cells
 from physics import Modes, ParameterTree, SharedPackage, param
 from workloads import OpTable
 
@@ -183,6 +183,7 @@ class Quote(NamedTuple):
     service: Float[Array, " processors"]  # s, waking, writing and running, without the wait
     energy: Float[Array, " processors"]  # J, switching energy it would commit
     writing: Float[Array, " processors"]  # 1 where its weights would have to be written first
+    margin: Float[Array, " processors"]  # ln(hazard budget / lost fraction) at the result; 50 where no cells are used
 
 
 def quote(platform: Platform, state: PlatformState, task: Task) -> Quote:
@@ -191,7 +192,8 @@ def quote(platform: Platform, state: PlatformState, task: Task) -> Quote:
     writing = _writing(platform, state, task)
     service = asleep * _gather(platform, "wake_time") + task.offer.latency + writing * task.offer.write_latency
     energy = asleep * _gather(platform, "wake_energy") + task.offer.energy + writing * task.offer.write_energy
-    return Quote(state.backlog + service, service, energy, writing)
+    latency = state.backlog + service
+    return Quote(latency, service, energy, writing, _margins(platform, state, task, writing, latency))
 
 
 def step(
@@ -220,21 +222,23 @@ def step(
     theta, mean = modes.step(state.theta, padded, task.gap), modes.mean(state.theta, padded, task.gap)
     temperature = state.ambient + mean[: power.shape[-1]]
 
-    cells, use = {}, CellUse.none()
+    failed = jnp.where(quoted.margin < 0, 1.0, 0.0)
+    cells, wear = {}, jnp.zeros(())
     for name in platform.cell_names:
         i = platform.names.index(name)
         run = CellRun(
-            chosen[i],
-            task.network,
-            task.offer.memory[i],
-            task.offer.reads[i],
-            latency,
-            task.gap,
-            state.temperature[i],
-            temperature[i],
+            used=chosen[i],
+            network=task.network,
+            memory=task.offer.memory[i],
+            reads=task.offer.reads[i],
+            written=quoted.writing[i],
+            failed=failed[i],
+            gap=task.gap,
+            temperature=state.temperature[i],
+            mean_temperature=temperature[i],
         )
-        cells[name], this = use_cells(platform.chip(name).cell, state.cells[name], run, jnp.log(platform.hazard_budget))
-        use = use.combine(this)
+        cells[name], worn = use_cells(platform.chip(name).cell, state.cells[name], run)
+        wear = wear + worn
     idle = jnp.minimum(before + task.gap - busy, LONG_IDLE)
     after = PlatformState(state.ambient, theta, backlog - busy, idle, pending - released, cells)
     outcome = Outcome(
@@ -242,11 +246,11 @@ def step(
         energy=committed + jnp.sum(leakage) * task.gap,
         power=jnp.sum(power),
         missed=jnp.where(latency > task.deadline, 1.0, 0.0),
-        failed=use.failed,
-        wear=use.wear,
-        written=use.written,
+        failed=jnp.sum(chosen * failed),
+        wear=wear,
+        written=jnp.sum(chosen * quoted.writing),
         deadline_margin=task.deadline - latency,
-        retention_margin=use.margin,
+        retention_margin=jnp.sum(chosen * quoted.margin),
         peak_temperature=jnp.max(after.temperature),
     )
     return after, outcome
@@ -268,6 +272,20 @@ def _leakage(platform: Platform, state: PlatformState, awake: Float[Array, " pro
         [platform.processors[n].static_power(Conditions(temperature=state.temperature[i])) for i, n in enumerate(platform.names)]
     )
     return static * (awake + _gather(platform, "sleep_fraction") * (1 - awake))
+
+
+def _margins(
+    platform: Platform, state: PlatformState, task: Task, writing: Float[Array, " processors"], latency: Float[Array, " processors"]
+) -> Float[Array, " processors"]:
+    budget, margins = jnp.log(platform.hazard_budget), []
+    for i, name in enumerate(platform.names):
+        if name not in platform.cell_names:
+            margins.append(jnp.full((), NO_CELLS))
+            continue
+        cell, reads = platform.chip(name).cell, task.offer.reads[i]
+        now = state.temperature[i]
+        margins.append(retention_margin(cell, state.cells[name], task.network, writing[i], now, latency[i], reads, budget))
+    return jnp.stack(margins)
 
 
 def _writing(platform: Platform, state: PlatformState, task: Task) -> Float[Array, " processors"]:

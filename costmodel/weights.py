@@ -42,34 +42,11 @@ class CellRun(NamedTuple):
     network: Int[Array, ""]
     memory: Float[Array, ""]  # share of the chip its weights take
     reads: Float[Array, ""]  # reads per cell
-    latency: Float[Array, ""]  # s from arrival to result
+    written: Float[Array, ""]  # 1 if its weights are written first
+    failed: Float[Array, ""]  # 1 if they are lost before the result
     gap: Float[Array, ""]  # s to the next arrival
     temperature: Float[Array, ""]  # K at arrival
     mean_temperature: Float[Array, ""]  # K, mean until the next arrival
-
-
-class CellUse(NamedTuple):
-    """What the step did to the cells."""
-
-    failed: Float[Array, ""]
-    wear: Float[Array, ""]
-    written: Float[Array, ""]
-    margin: Float[Array, ""]  # ln(budget / hazard) at the result
-
-    @classmethod
-    def none(cls) -> "CellUse":
-        """No cells touched."""
-        zero = jnp.zeros(())
-        return cls(zero, zero, zero, jnp.full((), NO_CELLS))
-
-    def combine(self, other: "CellUse") -> "CellUse":
-        """Totals over chips; the smaller margin."""
-        return CellUse(
-            self.failed + other.failed,
-            self.wear + other.wear,
-            self.written + other.written,
-            jnp.minimum(self.margin, other.margin),
-        )
 
 
 def needs_writing(cells: CellState, network: Int[Array, ""], log_budget: Float[Array, ""]) -> Float[Array, ""]:
@@ -79,24 +56,25 @@ def needs_writing(cells: CellState, network: Int[Array, ""], log_budget: Float[A
     return 1.0 - jnp.sum(mine * usable)
 
 
-def use_cells(cell: Cell, cells: CellState, run: CellRun, log_budget: Float[Array, ""]) -> tuple[CellState, CellUse]:
-    """Cells after one step, and what the run did to them."""
+def retention_margin(
+    cell: Cell, cells: CellState, network: Int[Array, ""], writing: Array, temperature: Array, latency: Array, reads: Array, log_budget: Array
+) -> Float[Array, ""]:
+    """ln(hazard budget / lost fraction) of a network's weights at the result of a run that takes `latency` (s); negative: lost."""
+    mine = jax.nn.one_hot(network, cells.resident.shape[-1], dtype=cells.resident.dtype)
+    start = jnp.where(writing > 0, JUST_WRITTEN, jnp.sum(mine * cells.log_hazard))
+    return jnp.minimum(log_budget - _log_add(start, cell.log_loss(temperature, latency, reads)), NO_CELLS)
+
+
+def use_cells(cell: Cell, cells: CellState, run: CellRun) -> tuple[CellState, Float[Array, ""]]:
+    """Cells after one step, and the fraction of the chip's life it consumed."""
     mine = run.used * jax.nn.one_hot(run.network, cells.resident.shape[-1], dtype=cells.resident.dtype)
-    written = run.used * needs_writing(cells, run.network, log_budget)
-    start = jnp.where(mine * written > 0, JUST_WRITTEN, cells.log_hazard)
-
-    own = jnp.sum(mine * start) + (1 - run.used) * JUST_WRITTEN
-    at_result = _log_add(own, cell.log_loss(run.temperature, run.latency, run.reads))
-    failed = run.used * jnp.where(at_result > log_budget, 1.0, 0.0)
-    margin = jnp.where(run.used > 0, jnp.minimum(log_budget - at_result, NO_CELLS), NO_CELLS)
-
+    start = jnp.where(mine * run.written > 0, JUST_WRITTEN, cells.log_hazard)
     log_hazard = _log_add(start, cell.log_loss(run.mean_temperature, run.gap, mine * run.reads))
     memory = jnp.where(mine > 0, run.memory, cells.memory)
     age = jnp.where(mine > 0, 0.0, cells.age + run.used)
-    resident = _evict(jnp.maximum(cells.resident, mine), memory, age) * (1 - mine * failed)
-    wear = written * run.memory * cell.endurance.damage(cell.write_temperature(run.temperature))
-    after = CellState(resident, memory, age, log_hazard, cells.wear.add(wear))
-    return after, CellUse(failed, wear, written, margin)
+    resident = _evict(jnp.maximum(cells.resident, mine), memory, age) * (1 - mine * run.failed)
+    wear = run.used * run.written * run.memory * cell.endurance.damage(cell.write_temperature(run.temperature))
+    return CellState(resident, memory, age, log_hazard, cells.wear.add(wear)), wear
 
 
 def settle(cells: CellState) -> CellState:

@@ -48,7 +48,7 @@ def as_leaf(value: Any) -> Any:
         raise ValueError(f"a parameter must be a number, got {value!r}")
     try:
         return jnp.asarray(value, dtype=float)
-    except TypeError:
+    except (TypeError, ValueError):
         raise ValueError(f"a parameter must be a number, got {value!r}") from None
 
 

@@ -16,7 +16,7 @@ import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -188,7 +188,7 @@ def read_member(path: Path, archive: zipfile.ZipFile, member_name: str, name: st
     return jax.random.wrap_key_data(words, impl=key_implementation(leaf)) if is_key(leaf) else words
 
 
-def read_preamble(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype]:
+def read_preamble(member: Any) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type that an .npy member claims; leaves it at the first byte of data."""
     version = np.lib.format.read_magic(member)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

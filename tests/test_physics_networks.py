@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+
 from physics import ThermalNetwork
 
 X64 = jax.config.read("jax_enable_x64")

@@ -46,11 +46,11 @@ class Processor(ParameterTree):
     def static_power(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
         """Power (W) drawn while awake and doing nothing; rises exponentially with temperature.
 
-        The exponent is limited to 20 (a factor 5e8), far outside the law's range, so that nothing overflows.
+        Where the law ends, at an exponent of 4 (429 K with the defaults), leakage stays at its value there.
         """
         leakage, standby = self.reference_static_power(conditions)
         exponent = self.leakage_slope * (conditions.temperature - self.temperature_ref)
-        return leakage * conditions.voltage * jnp.exp(jnp.minimum(exponent, 20.0)) + standby
+        return leakage * conditions.voltage * jnp.exp(jnp.minimum(exponent, 4.0)) + standby
 
 
 def masked(values: Float[Array, " ops"], ops: OpTable) -> Float[Array, " ops"]:

@@ -34,11 +34,15 @@ class TwoNode(ParameterTree):
 
     def step(self, theta: Float[Array, "2"], power: Scalar, dt: Scalar) -> Float[Array, "2"]:
         """Temperature rise (K) after `dt` (s) of constant `power` (W) into the junction; exact."""
+        return theta + self.increment(theta, power, dt)
+
+    def increment(self, theta: Float[Array, "2"], power: Scalar, dt: Scalar) -> Float[Array, "2"]:
+        """Change of the temperature rise (K) over `dt` (s); sum very many short ones in a `CompensatedSum`."""
         away = theta - self.steady(power)
         slow, fast = self._rates()
         relaxed = jnp.expm1(-slow * dt)
         mixed = jnp.exp(-slow * dt) * jnp.expm1(-(fast - slow) * dt) / (fast - slow)
-        return theta + relaxed * away - mixed * (self._cool(away) + slow * away)
+        return relaxed * away - mixed * (self._cool(away) + slow * away)
 
     def steady(self, power: Scalar) -> Float[Array, "2"]:
         """Temperature rise (K) under `power` (W) for ever."""

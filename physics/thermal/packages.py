@@ -37,8 +37,7 @@ class SharedPackage(ParameterTree):
 
     def __post_init__(self) -> None:
         for field in ("r_junction", "c_junction"):
-            value = jnp.asarray(getattr(self, field), float)
-            setattr(self, field, jnp.broadcast_to(value, (len(self.names),)) if value.ndim == 0 else value)
+            setattr(self, field, _each(jnp.asarray(getattr(self, field), float), len(self.names)))
 
     def __check_init__(self) -> None:
         if not self.names:
@@ -54,9 +53,14 @@ class SharedPackage(ParameterTree):
         shared = jnp.stack([self.c_spreader, self.c_case])
         ambient = jnp.zeros(count + 2, self.r_ambient.dtype).at[-1].set(1 / self.r_ambient)
         return ThermalNetwork(
-            capacitance=jnp.concatenate([self.c_junction, shared]),
-            conductance=1 / jnp.concatenate([self.r_junction, self.r_spreader[None]]),
+            capacitance=jnp.concatenate([_each(self.c_junction, count), shared]),
+            conductance=1 / jnp.append(_each(self.r_junction, count), self.r_spreader),
             ambient_conductance=ambient,
             links=[(i, count) for i in range(count)] + [(count, count + 1)],
             names=(*self.names, "spreader", "case"),
         )
+
+
+def _each(value: Array, count: int) -> Array:
+    """One number repeated for every processor; a vector as it is."""
+    return jnp.broadcast_to(value, (count,)) if value.ndim == 0 else value

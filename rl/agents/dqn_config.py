@@ -75,6 +75,8 @@ class DQNConfig:
         self._check_clocks()
         self._check_target()
         self._check_reals()
+        if not isinstance(self.hidden, tuple | list):
+            refuse("hidden", self.hidden, "a sequence of integers")
         object.__setattr__(self, "hidden", tuple(self.hidden))
         for width in self.hidden:
             check_integer("hidden", width)

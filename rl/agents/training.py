@@ -118,10 +118,10 @@ def load_agent(path: str | os.PathLike[str], env: Any, *, params: PyTree = None)
     """
     found = checkpoints.load_meta(path)
     try:
-        config, seed = DQNConfig(**found["config"]), found["seed"]
+        config = DQNConfig(**{**found["config"], "hidden": tuple(found["config"]["hidden"])})
+        meta = description(env, config, params, found["seed"]) | {"environment_digest": found["environment_digest"]}
     except (KeyError, TypeError, ValueError) as error:
         raise checkpoints.CheckpointError(f"{path}: holds no agent of this version: {error}") from error
-    meta = description(env, config, params, seed) | {"environment_digest": found.get("environment_digest")}
     program = make_program(env, config, params)
     return program.result(checkpoints.load(path, jax.eval_shape(program.init, jax.random.key(0)), meta))
 

@@ -4,7 +4,7 @@ One step is one task: the action names the processor that shall run it, `costmod
 next arrival. Nothing about cost, heat or reliability is computed here.
 
     reward = - energy_weight energy - latency_weight min(latency / deadline, 2) - miss_penalty missed
-             - failure_penalty failed - wear_weight wear
+             - failure_penalty failed - wear_weight wear - end_of_life_penalty terminated
 
 Every episode draws an ambient temperature, a mean gap between tasks, an initial warmth and an age of the weights on chip.
 It is truncated after `max_steps` tasks and terminated when a chip has used up its life. Transitions are not
@@ -36,7 +36,8 @@ class RoutingParams(NamedTuple):
     failure_penalty: float = 1.0  # retention lost before the result: the seed project's -1
     wear_weight: float = 1e5  # per chip life: rewriting a whole chip of 1e6 cycles costs 0.1
     ambient_lo: float = 298.15  # K
-    ambient_hi: float = 358.15  # K
+    ambient_hi: float = 368.15  # K
+    end_of_life_penalty: float = 256.0  # a worn-out chip ends the episode, and must not be a way out of it
     warmth: float = 15.0  # K, largest initial temperature rise of the package
     staleness: float = 8.0  # weights start with a lost fraction down to exp(-staleness) of the hazard budget
     max_steps: int = 256  # tasks per episode
@@ -98,6 +99,7 @@ class SchedulingEnv:
             entries += [f"ln(hazard budget / lost fraction) / 10 of {n} on {chip}" for n in networks]
             entries += [f"ln(1 + runs since {n} was used on {chip})" for n in networks]
             entries += [f"ln(time to the hazard budget on {chip} now / 1 s) / 10"]
+            entries += [f"ln(hazard budget / lost fraction) / 10 at the result on {chip}"]
         return tuple(entries)
 
     def task(self, state: RoutingState) -> Task:
@@ -114,7 +116,7 @@ class SchedulingEnv:
         return step(self.platform, state.platform, self.task(state), Decision(action), self.modes)
 
     def reward(self, state: RoutingState, outcome: Outcome, params: RoutingParams) -> Float[Array, ""]:
-        """The reward of one outcome; see the module."""
+        """The reward of one outcome, without an ending; see the module."""
         return -(
             params.energy_weight * outcome.energy
             + params.latency_weight * jnp.minimum(outcome.latency / state.deadline, 2.0)
@@ -139,8 +141,8 @@ class SchedulingEnv:
         params = self.default_params if params is None else params
         key_step, key_reset = jax.random.split(key)
         ended, outcome = self.step_env(key_step, state, action)
-        reward = self.reward(state, outcome, params)
         terminated = self._worn_out(ended.platform)
+        reward = self.reward(state, outcome, params) - params.end_of_life_penalty * terminated
         truncated = ended.time >= params.max_steps
         final = self.observe(ended)
         fresh = self._draw_episode(key_reset, params)
@@ -171,7 +173,9 @@ class SchedulingEnv:
             (now.temperature - 318.15) / 40.0,
         ]
         for name in self.platform.cell_names:
-            parts += self._observe_cells(name, now.cells[name], now.temperature[self.platform.names.index(name)])
+            index = self.platform.names.index(name)
+            parts += self._observe_cells(name, now.cells[name], now.temperature[index])
+            parts.append(jnp.clip(quoted.margin[index], LN_TINY, LN_LARGE)[None] / 10)
         return jnp.concatenate(parts)
 
     def _observe_cells(self, name: str, cells: CellState, temperature: Array) -> list[Array]:

@@ -15,7 +15,8 @@ import jax
 import numpy as np
 
 import costmodel
-from rl.agents.dqn import DQNConfig, TrainResult
+from rl.agents.dqn import TrainResult
+from rl.agents.dqn_config import DQNConfig
 from rl.agents.training import train
 from rl.envs.routing import SchedulingEnv
 from rl.files import write_json
