@@ -139,7 +139,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Checkpoint to write; an existing one of the same settings is resumed.")] = Path(
         "dqn.npz"
     ),
-    steps: Annotated[int, typer.Option(help="Environment steps.")] = 300_000,
+    steps: Annotated[int, typer.Option(help="Environment steps.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
     networks: Networks = "",
     json_: Json = False,
@@ -180,7 +180,7 @@ def evaluate(
 @app.command()
 def study(
     networks: Networks = "",
-    steps: Annotated[int, typer.Option(help="Environment steps of every training run.")] = 300_000,
+    steps: Annotated[int, typer.Option(help="Environment steps of every training run.")] = 200_000,
     seeds: Annotated[int, typer.Option(help="Independent training runs.")] = 3,
     episodes: Annotated[int, typer.Option(help="Evaluation episodes of 256 tasks.")] = 256,
     out: Annotated[Path, typer.Option(help="Folder for the report and the data.")] = Path("study"),

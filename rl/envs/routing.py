@@ -34,7 +34,7 @@ class RoutingParams(NamedTuple):
     latency_weight: float = 0.1  # per deadline's worth of latency
     miss_penalty: float = 1.0
     failure_penalty: float = 1.0  # retention lost before the result: the seed project's -1
-    wear_weight: float = 1e5  # per chip life: rewriting a whole chip of 1e6 cycles costs 0.1
+    wear_weight: float = 1e6  # per chip life: rewriting a whole chip of 1e6 cycles costs as much as a missed deadline
     ambient_lo: float = 298.15  # K
     ambient_hi: float = 368.15  # K
     end_of_life_penalty: float = 256.0  # a worn-out chip ends the episode, and must not be a way out of it

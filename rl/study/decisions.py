@@ -20,7 +20,7 @@ PROBES: dict[str, tuple[str, list[float]]] = {
     "temperature": ("chip temperature (C)", [25, 35, 45, 55, 65, 75, 85, 95, 105, 115]),
     "deadline": ("deadline (s)", [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]),
     "load": ("backlog of every processor (s)", [0.0, 0.01, 0.03, 0.1, 0.3, 1.0]),
-    "residency": ("weights on the chip (0: absent, 1: resident)", [0.0, 1.0]),
+    "residency": ("weights on the chip (0 absent, 1 there)", [0.0, 1.0]),
 }
 
 

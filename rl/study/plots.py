@@ -81,15 +81,16 @@ def policies(results: dict[str, Any]) -> Figure:
         f = found[name]
         lo, hi = f["score_interval"]
         color = "#b279a2" if name.startswith("dqn") else "#777777"
-        left.plot([lo, hi], [row, row], color=color, linewidth=3, solid_capstyle="butt")
-        left.plot(f["score_iqm"], row, "o", color=color)
+        left.plot([-lo, -hi], [row, row], color=color, linewidth=3, solid_capstyle="butt")
+        left.plot(-f["score_iqm"], row, "o", color=color)
+        left.annotate(f"{-f['score_iqm']:.1f}", (-f["score_iqm"], row), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)
         start = 0.0
         for processor, share in zip(results["processors"], f["shares"], strict=True):
             right.barh(row, share, left=start, color=PALETTE.get(processor, FAINT), label=processor if row == 0 else None)
             start += share
     left.set_yticks(range(len(names)), names)
-    left.set_xscale("symlog", linthresh=50)
-    left.set_title("score of an episode (higher is better)")
+    left.set_xscale("log")
+    left.set_title("cost of an episode: minus the score (lower is better)")
     right.set_title("share of tasks on each processor")
     right.set_xlim(0, 1)
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -130,20 +131,14 @@ def _share_areas(axis: Any, probe: dict[str, Any], processors: list[str]) -> Non
 def learning(results: dict[str, Any]) -> Figure:
     """Return of training episodes against environment steps, and the best rule's score."""
     figure, axis = plt.subplots(figsize=(7.5, 3.6))
-    for seed, curve in results["training"].items():
-        axis.plot(
-            curve["steps"],
-            curve["return"],
-            color="#b279a2",
-            alpha=0.35 + 0.6 / len(results["training"]),
-            linewidth=1.2,
-            label=f"seed {seed}",
-        )
+    tones = plt.colormaps["plasma"](np.linspace(0.15, 0.75, len(results["training"])))
+    for (seed, curve), tone in zip(results["training"].items(), tones, strict=True):
+        axis.plot(curve["steps"], curve["return"], color=tone, linewidth=1.2, label=f"seed {seed}")
     rule = results["decisions"]["rule"]
     axis.axhline(results["evaluation"][rule]["score_iqm"], color="#777777", linestyle="--", label=f"{rule} (evaluation)")
     axis.set_xlabel("environment steps")
     axis.set_title("return of training episodes (with exploration)")
-    axis.set_yscale("symlog", linthresh=50)
+    axis.set_ylim(bottom=4 * results["evaluation"][rule]["score_iqm"], top=0)
     axis.legend()
     return figure
 
@@ -180,6 +175,9 @@ def heat(path: Path) -> Figure:
                 axis.contour(data[p], data[r], lost, levels=[0], colors=INK, linewidths=1.5)
             axis.set_xscale("log")
             axis.set_yscale("log")
+            axis.set_xticks([0.5, 1, 2, 4], ["0.5", "1", "2", "4"])
+            axis.set_yticks([3, 5, 10, 20], ["3", "5", "10", "20"])
+            axis.minorticks_off()
             axis.set_xlabel("GPU active power (W)")
             axis.set_title(f"activation energy {float(data[e][pick]):.2f} eV")
         axes[0].set_ylabel("package to ambient (K/W)")

@@ -167,7 +167,7 @@ def _cost_table(results: dict[str, Any]) -> str:
 def _sensitivity_text() -> str:
     return (
         "<p>Elasticity: per cent of the figure per per cent of the parameter, from one reverse pass through the whole model. "
-        "Tile counts take the straight-through slope.</p>"
+        "Tile counts take the straight-through slope. Reference temperatures, at which laws are only anchored, are left out.</p>"
     )
 
 
@@ -176,7 +176,7 @@ def _heat_text(results: dict[str, Any]) -> str:
     lo, hi = sweep["ranges"]["temperature"]
     lost_lo, lost_hi = sweep["ranges"]["lost_share_of_budget"]
     return (
-        f"<p>{sweep['points']:,} combinations of {html.escape(', '.join(sweep['labels']))}, each one minute of ResNet-8 on the GPU at 75 C ambient: the memory chip "
+        f"<p>{sweep['points']:,} combinations of {html.escape(', '.join(sweep['labels']))}, each 21 minutes of video bursts on the GPU (4000 frames of ResNet-8 every 5 s) at 55 C ambient: the memory chip "
         f"ends between {lo - 273.15:.0f} and {hi - 273.15:.0f} C, and its weights have used {lost_lo:.2g} to {lost_hi:.2g} of the hazard budget. "
         f"Above the black line they have to be written again. Data: {html.escape(sweep['file'])}.</p>"
     )

@@ -11,7 +11,7 @@ class StudySettings:
     """Networks to study, environment steps to train for, independent training seeds, evaluation episodes."""
 
     networks: tuple[str, ...] = dataclasses.field(default_factory=list_networks)
-    steps: int = 300_000
+    steps: int = 200_000
     seeds: int = 3
     episodes: int = 256
     platform: str = "edge"
