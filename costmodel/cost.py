@@ -47,8 +47,8 @@ class Cost(eqx.Module):
     """Cost of running a whole table once.
 
     `utilization` is useful MACs per second over the peak rate. `bound` is the bound that takes the largest share of the
-    latency. `feasible` is False where the weights do not fit and had to be streamed in. `relaxation` names the policy
-    the numbers were computed with.
+    latency. `memory` above 1 says that the weights do not fit and the rest had to be streamed in. `relaxation` names the
+    policy the numbers were computed with.
     """
 
     latency: Float[Array, ""]  # s

@@ -4,6 +4,7 @@ One signature for every processor family. Batches are the caller's `jax.vmap` ov
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Int
 
 from costmodel.cost import Bound, Conditions, Cost, OpCost
@@ -25,7 +26,7 @@ def estimate(hardware: Processor, ops: OpTable, conditions: Conditions = Conditi
     static = hardware.static_power(conditions) * latency
     energy = dynamic + programming + static
     macs = jnp.sum(jnp.where(jnp.asarray(ops.mask), jnp.asarray(ops.macs, float), 0.0))
-    safe = jnp.maximum(latency, jnp.finfo(latency.dtype).tiny)
+    safe = jnp.where(latency > 0, latency, 1.0)
     memory = jnp.sum(per_op.memory)
     return Cost(
         latency=latency,
@@ -39,7 +40,7 @@ def estimate(hardware: Processor, ops: OpTable, conditions: Conditions = Conditi
         utilization=macs / safe / hardware.peak_rate(conditions),
         bound=_main_bound(per_op),
         memory=memory,
-        reads=jnp.sum(per_op.reads * per_op.memory) / jnp.maximum(memory, jnp.finfo(memory.dtype).tiny),
+        reads=jnp.sum(per_op.reads * per_op.memory) / jnp.where(memory > 0, memory, 1.0),
         per_op=per_op,
         relaxation=str(relaxation),
     )
@@ -68,9 +69,13 @@ def _check(hardware: Processor, ops: OpTable, conditions: Conditions) -> None:
         raise ValueError(f"hardware must be a processor (see costmodel.list_hardware()), got {type(hardware).__name__}")
     if not isinstance(ops, OpTable):
         raise ValueError(f"ops must be an OpTable (see workloads.load), got {type(ops).__name__}")
+    if jnp.ndim(ops.kind) != 1:
+        raise ValueError(f"ops has columns of shape {jnp.shape(ops.kind)}; estimate takes one table, use jax.vmap for a batch")
     if ops.n_ops == 0:
         raise ValueError("ops: a workload needs at least one operation, got 0")
     for name, (lo, hi, unit) in _RANGES.items():
         value = getattr(conditions, name)
-        if isinstance(value, int | float) and not lo <= value <= hi:
+        if value is None or isinstance(value, str):
+            raise ValueError(f"conditions.{name} must be a number, got {value!r}")
+        if isinstance(value, int | float | np.number) and not lo <= value <= hi:
             raise ValueError(f"conditions.{name} = {value:g} {unit} is outside its range [{lo:g}, {hi:g}] {unit}")

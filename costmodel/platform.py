@@ -18,6 +18,7 @@ what heats the package. Temperature inside one step is taken as its exact time a
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -31,9 +32,10 @@ from costmodel.processors.cim import CrossbarChip
 from costmodel.relax import HARD, Relaxation
 from costmodel.weights import NO_CELLS, CellRun, CellState, needs_writing, retention_margin, use_cells
 from physics import Modes, ParameterTree, SharedPackage, param
-from workloads import OpTable
+from workloads import OpTable, stack
 
 LONG_IDLE = 1e3  # s; idle time is not counted further
+SHORTEST = 1e-12  # s; two tasks may arrive at the same moment
 
 
 class Platform(ParameterTree):
@@ -55,6 +57,8 @@ class Platform(ParameterTree):
             raise ValueError(
                 f"Platform.package has {self.package.r_junction.shape[-1]} junctions for {len(self.processors)} processors"
             )
+        if self.package.names != self.names:
+            raise ValueError(f"Platform.package.names = {self.package.names} must be the processors in order, {self.names}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -101,9 +105,9 @@ class PlatformState(NamedTuple):
     cells: dict[str, CellState]
 
     @property
-    def temperature(self) -> Float[Array, " processors"]:
+    def temperature(self) -> Float[Array, "... processors"]:
         """Junction temperatures (K)."""
-        return self.ambient + self.theta[..., : self.backlog.shape[-1]]
+        return jnp.asarray(self.ambient)[..., None] + self.theta[..., : self.backlog.shape[-1]]
 
 
 class Offer(NamedTuple):
@@ -165,7 +169,12 @@ def make_offers(platform: Platform, tables: Sequence[OpTable], relaxation: Relax
     """Offers of several networks: arrays (W, P)."""
     if not tables:
         raise ValueError("a platform needs at least one workload, got 0")
-    return jax.tree.map(lambda *rows: jnp.stack(rows), *[make_offer(platform, table, relaxation) for table in tables])
+    return _offers(platform, stack(tables), relaxation)
+
+
+@partial(jax.jit, static_argnums=2)
+def _offers(platform: Platform, tables: OpTable, relaxation: Relaxation) -> Offer:
+    return jax.vmap(lambda table: make_offer(platform, table, relaxation))(tables)
 
 
 def make_task(platform: Platform, ops: OpTable, *, deadline: float, gap: float, network: int = 0) -> Task:
@@ -173,6 +182,8 @@ def make_task(platform: Platform, ops: OpTable, *, deadline: float, gap: float, 
     for name, value in (("deadline", deadline), ("gap", gap)):
         if isinstance(value, int | float) and not 0 < value < 1e9:
             raise ValueError(f"{name} = {value:g} s is outside its range (0, 1e9) s")
+    if isinstance(network, int) and network < 0:
+        raise ValueError(f"network = {network} is below 0")
     return Task(make_offer(platform, ops), jnp.asarray(network), jnp.asarray(deadline, float), jnp.asarray(gap, float))
 
 
@@ -213,11 +224,12 @@ def step(
     latency, committed = jnp.sum(chosen * quoted.latency), jnp.sum(chosen * quoted.energy)
 
     busy = jnp.minimum(backlog, task.gap)
-    released = pending * busy / jnp.maximum(backlog, 1e-12)
+    released = jnp.where(busy < backlog, pending * busy / jnp.maximum(backlog, SHORTEST), pending)  # the last of it exactly
+    per_gap = 1 / jnp.maximum(task.gap, SHORTEST)
     before = jnp.where(backlog > 0, 0.0, state.idle)
     awake = jnp.minimum(busy + jnp.maximum(_gather(platform, "linger") - before, 0.0), task.gap)
-    leakage = _leakage(platform, state, awake / task.gap)
-    power = released / task.gap + leakage
+    leakage = _leakage(platform, state, awake * per_gap)
+    power = released * per_gap + leakage
     padded = jnp.pad(power, (0, state.theta.shape[-1] - power.shape[-1]))
     theta, mean = modes.step(state.theta, padded, task.gap), modes.mean(state.theta, padded, task.gap)
     temperature = state.ambient + mean[: power.shape[-1]]
@@ -275,7 +287,11 @@ def _leakage(platform: Platform, state: PlatformState, awake: Float[Array, " pro
 
 
 def _margins(
-    platform: Platform, state: PlatformState, task: Task, writing: Float[Array, " processors"], latency: Float[Array, " processors"]
+    platform: Platform,
+    state: PlatformState,
+    task: Task,
+    writing: Float[Array, " processors"],
+    latency: Float[Array, " processors"],
 ) -> Float[Array, " processors"]:
     budget, margins = jnp.log(platform.hazard_budget), []
     for i, name in enumerate(platform.names):

@@ -15,11 +15,12 @@ counts multiply back: exact while the rounded-up product stays below 2**24.
 """
 
 import dataclasses
-from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Num
+
+Value = Num[Array, "..."] | float  # a number, or an array that is used element by element
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +45,7 @@ def soft(sharpness: float) -> Relaxation:
     return Relaxation("soft", float(sharpness))
 
 
-def tile_count(n: Int[Array, "..."], k: Int[Array, "..."]) -> Int[Array, "..."]:
+def tile_count(n: Int[Array, "..."] | int, k: Int[Array, "..."] | int) -> Int[Array, "..."] | int:
     """Exact number of tiles of size `k` that cover `n`, in integers (any shapes that broadcast); no gradient."""
     return -(-n // k)
 
@@ -73,7 +74,7 @@ def _through_jvp(primals, tangents):
     return primals[0], tangents[1]
 
 
-def ceil_div(n: Float[Array, "..."], k: Float[Array, "..."], policy: Relaxation = HARD) -> Float[Array, "..."]:
+def ceil_div(n: Value, k: Value, policy: Relaxation = HARD) -> Float[Array, "..."]:
     """Number of tiles of size `k` (> 0) that cover `n` (>= 0), as a float.
 
     HARD: exact, gradient 0. STRAIGHT_THROUGH: exact, gradient of n / k. soft: see the module.
@@ -85,11 +86,11 @@ def ceil_div(n: Float[Array, "..."], k: Float[Array, "..."], policy: Relaxation 
     if policy.name == "straight_through":
         return _through(exact, n / k)
     below = jax.lax.stop_gradient(_hard_floor_div(n, k))
-    fraction = n / k - below
+    fraction = (n - below * k) / k  # not n / k - below: exactly 0 at multiples
     return below + jnp.expm1(-policy.sharpness * fraction) / jnp.expm1(-policy.sharpness)
 
 
-def floor_div(n: Float[Array, "..."], k: Float[Array, "..."], policy: Relaxation = HARD) -> Float[Array, "..."]:
+def floor_div(n: Value, k: Value, policy: Relaxation = HARD) -> Float[Array, "..."]:
     """Number of whole tiles of size `k` (> 0) inside `n` (>= 0), as a float; policies as for `ceil_div`.
 
     The soft value is the mirror image of soft rounding up, floor(x) + (exp(s f) - 1) / (exp(s) - 1): never above n / k.
@@ -100,12 +101,12 @@ def floor_div(n: Float[Array, "..."], k: Float[Array, "..."], policy: Relaxation
         return exact
     if policy.name == "straight_through":
         return _through(exact, n / k)
-    fraction, s = n / k - exact, policy.sharpness
-    return exact + (jnp.exp(s * (fraction - 1)) - jnp.exp(-s)) / -jnp.expm1(-s)
+    fraction, s = (n - exact * k) / k, policy.sharpness
+    return exact + jnp.exp(s * (fraction - 1)) * (jnp.expm1(-s * fraction) / jnp.expm1(-s))
 
 
-def maximum(*values: Float[Array, "..."], policy: Relaxation = HARD) -> Float[Array, "..."]:
-    """The largest of non-negative `values`. HARD: exact, ties share the slope equally. soft: p-norm. Finite slope at 0."""
+def maximum(*values: Value, policy: Relaxation = HARD) -> Float[Array, "..."]:
+    """The largest of non-negative `values`. HARD: exact, two that tie share the slope. soft: p-norm. Finite slope at 0."""
     exact = values[0]
     for value in values[1:]:
         exact = jnp.maximum(exact, value)
@@ -122,20 +123,17 @@ def _power(base: Array, exponent: float) -> Array:
     return jax.lax.integer_pow(base, int(exponent)) if exponent == int(exponent) else base**exponent
 
 
-def minimum(a: Float[Array, "..."], b: Float[Array, "..."], policy: Relaxation = HARD) -> Float[Array, "..."]:
+def minimum(a: Value, b: Value, policy: Relaxation = HARD) -> Float[Array, "..."]:
     """The smaller of two positive values, as 1 / maximum(1 / a, 1 / b); policies as for `maximum`."""
     if policy.name == "hard":
         return jnp.minimum(a, b)
     return (
-        a * b / maximum(a, b, policy=policy)
+        a * (b / maximum(a, b, policy=policy))
         if policy.name == "soft"
         else _through(jnp.minimum(a, b), 1 / maximum(1 / a, 1 / b, policy=policy))
     )
 
 
-def _as_floats(*values: Array) -> list[Array]:
+def _as_floats(*values: Value) -> list[Array]:
     dtype = jnp.result_type(float)
     return [jnp.asarray(value, dtype) for value in values]
-
-
-ceil = partial(ceil_div, k=1.0)

@@ -57,7 +57,14 @@ def needs_writing(cells: CellState, network: Int[Array, ""], log_budget: Float[A
 
 
 def retention_margin(
-    cell: Cell, cells: CellState, network: Int[Array, ""], writing: Array, temperature: Array, latency: Array, reads: Array, log_budget: Array
+    cell: Cell,
+    cells: CellState,
+    network: Int[Array, ""],
+    writing: Array,
+    temperature: Array,
+    latency: Array,
+    reads: Array,
+    log_budget: Array,
 ) -> Float[Array, ""]:
     """ln(hazard budget / lost fraction) of a network's weights at the result of a run that takes `latency` (s); negative: lost."""
     mine = jax.nn.one_hot(network, cells.resident.shape[-1], dtype=cells.resident.dtype)

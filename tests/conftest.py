@@ -11,13 +11,16 @@ from collections.abc import Callable
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several test processes share one GPU
 
+import beartype
 import hypothesis
 import jax
 import jaxtyping
 import pytest
 
+checked = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # an int is a float, as type checkers see it
+
 if os.environ.get("TEMPO_SHAPE_CHECKS", "1") != "0":
-    jaxtyping.install_import_hook(["physics", "workloads", "costmodel", "rl"], "beartype.beartype")
+    jaxtyping.install_import_hook(["physics", "workloads", "costmodel", "rl"], "conftest.checked")
 
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("reproducible", deadline=None, derandomize=True, database=None)

@@ -1,5 +1,8 @@
 """Thermal networks: exact steps, the properties every passive network has, and precision in float32."""
 
+import functools
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +34,18 @@ def network(capacitance, conductance, ambient) -> ThermalNetwork:
     return ThermalNetwork(capacitance, conductance, ambient, LINKS)
 
 
+@functools.cache
+def random_modes(seed: int):
+    return jax.jit(jax.vmap(lambda leaf: network(*leaf).modes()))(random_leaves(seed))
+
+
 def over_networks(function, seed: int = 0):
-    """`function(network, theta, power)` for every random network, compiled once."""
+    """`function(network, modes, theta, power)` for every random network."""
     rng = np.random.default_rng(seed + 100)
     theta = jnp.asarray(rng.uniform(-20, 80, (BATCH, N)))
     power = jnp.asarray(rng.uniform(0, 30, (BATCH, N)))
-    leaves = random_leaves(seed)
-    return jax.jit(jax.vmap(lambda leaf, t, p: function(network(*leaf), t, p)))(leaves, theta, power)
+    batched = jax.jit(jax.vmap(lambda leaf, modes, t, p: function(network(*leaf), modes, t, p)))
+    return batched(random_leaves(seed), random_modes(seed), theta, power)
 
 
 def matrix_in_float64(net: ThermalNetwork):
@@ -92,7 +100,7 @@ def test_step_agrees_with_the_matrix_exponential(dt):
 
 
 def test_conductance_matrix_is_symmetric_with_ambient_row_sums():
-    g, ambient = over_networks(lambda net, t, p: (net.matrix(), net.ambient_conductance))
+    g, ambient = over_networks(lambda net, modes, t, p: (net.matrix(), net.ambient_conductance))
     np.testing.assert_array_equal(g, np.swapaxes(g, 1, 2))
     scale = np.max(np.abs(g), axis=(1, 2))
     np.testing.assert_allclose((g.sum(-1) - ambient) / scale[:, None], 0, atol=1e-6)
@@ -101,7 +109,7 @@ def test_conductance_matrix_is_symmetric_with_ambient_row_sums():
 
 
 def test_rates_are_positive_and_the_shapes_mass_orthonormal():
-    modes, c = over_networks(lambda net, t, p: (net.modes(), net.capacitance))
+    modes, c = over_networks(lambda net, modes, t, p: (modes, net.capacitance))
     assert np.all(np.asarray(modes.rates) > 0)
     assert np.all(np.diff(modes.rates, axis=1) >= 0)
     gram = np.einsum("bik,bi,bil->bkl", modes.shapes, c, modes.shapes)
@@ -111,8 +119,7 @@ def test_rates_are_positive_and_the_shapes_mass_orthonormal():
 def test_propagator_obeys_the_maximum_principle():
     """Ad >= 0 entrywise, row sums <= 1: without power nothing gets hotter than the hottest or colder than ambient."""
 
-    def propagator(net, theta, power):
-        modes = net.modes()
+    def propagator(net, modes, theta, power):
         return jax.vmap(lambda e: modes.step(e, jnp.zeros(N), 0.3))(jnp.eye(N)).T
 
     ad = over_networks(propagator)
@@ -121,13 +128,13 @@ def test_propagator_obeys_the_maximum_principle():
 
 
 def test_heating_is_never_negative():
-    theta = over_networks(lambda net, t, p: net.step(jnp.zeros(N), p, 0.3))
+    theta = over_networks(lambda net, modes, t, p: modes.step(jnp.zeros(N), p, 0.3))
     assert np.min(theta) > -tol(1e-5, 1e-12)
 
 
 def test_superposition():
-    def parts(net, theta, power):
-        modes, zero = net.modes(), jnp.zeros(N)
+    def parts(net, modes, theta, power):
+        zero = jnp.zeros(N)
         both = modes.step(theta, power, 0.2)
         return both, modes.step(theta, zero, 0.2) + modes.step(zero, power, 0.2)
 
@@ -136,14 +143,13 @@ def test_superposition():
 
 
 def test_reciprocity_at_steady_state():
-    r = over_networks(lambda net, t, p: net.resistance())
+    r = over_networks(lambda net, modes, t, p: net.resistance())
     np.testing.assert_allclose(r, np.swapaxes(r, 1, 2), rtol=tol(2e-5, 1e-12))
     assert np.all(np.asarray(r) > 0)
 
 
 def test_modes_and_cholesky_give_the_same_resistance():
-    def both(net, theta, power):
-        modes = net.modes()
+    def both(net, modes, theta, power):
         return net.resistance(), modes.shapes @ jnp.diag(1 / modes.rates) @ modes.shapes.T
 
     solved, summed = over_networks(both)
@@ -152,8 +158,7 @@ def test_modes_and_cholesky_give_the_same_resistance():
 
 
 def test_two_half_steps_make_one():
-    def both(net, theta, power):
-        modes = net.modes()
+    def both(net, modes, theta, power):
         return modes.step(theta, power, 0.5), modes.step(modes.step(theta, power, 0.25), power, 0.25)
 
     whole, halves = over_networks(both)
@@ -161,8 +166,7 @@ def test_two_half_steps_make_one():
 
 
 def test_limits_of_the_step():
-    def limits(net, theta, power):
-        modes = net.modes()
+    def limits(net, modes, theta, power):
         return modes.step(theta, power, 0.0), modes.step(theta, power, 1e7), net.steady(power), theta
 
     start, end, steady, theta = over_networks(limits)
@@ -172,20 +176,20 @@ def test_limits_of_the_step():
 
 
 def test_energy_is_conserved():
-    balance = over_networks(lambda net, t, p: net.energy(t, p, 0.7))
+    balance = over_networks(lambda net, modes, t, p: net.energy(t, p, 0.7))
     scale = np.abs(balance.supplied) + np.abs(balance.stored) + np.abs(balance.released)
     assert np.max(np.abs(balance.supplied - balance.stored - balance.released) / scale) < tol(1e-5, 1e-13)
 
 
 def test_heat_to_ambient_equals_power_at_steady_state():
-    released, supplied = over_networks(lambda net, t, p: (jnp.sum(net.ambient_conductance * net.steady(p)), jnp.sum(p)))
+    released, supplied = over_networks(lambda net, modes, t, p: (jnp.sum(net.ambient_conductance * net.steady(p)), jnp.sum(p)))
     np.testing.assert_allclose(released, supplied, rtol=tol(5e-6, 1e-13))
 
 
 def test_more_conductance_means_less_heat_and_more_power_more():
     """Signs of the derivatives of the hottest node at steady state, by reverse mode."""
 
-    def slopes(net, theta, power):
+    def slopes(net, modes, theta, power):
         return jax.grad(lambda n, p: jnp.max(n.steady(p)), argnums=(0, 1))(net, power)
 
     by_network, by_power = over_networks(slopes)
@@ -196,7 +200,7 @@ def test_more_conductance_means_less_heat_and_more_power_more():
 
 def test_total_heat_never_rises_when_a_link_is_widened():
     """sum_i P_i theta_i = theta' G theta falls with every conductance (Rayleigh's monotonicity law)."""
-    slopes = over_networks(lambda net, t, p: jax.grad(lambda n: jnp.sum(p * n.steady(p)))(net))
+    slopes = over_networks(lambda net, modes, t, p: jax.grad(lambda n: jnp.sum(p * n.steady(p)))(net))
     scale = np.max(np.abs(slopes.conductance))
     assert np.max(slopes.conductance) <= 1e-6 * scale
 
@@ -222,7 +226,7 @@ def test_scaling_of_units():
 
 
 def test_batched_equals_single():
-    batched = over_networks(lambda net, t, p: net.step(t, p, 0.1), seed=5)
+    batched = over_networks(lambda net, modes, t, p: net.step(t, p, 0.1), seed=5)
     rng = np.random.default_rng(105)
     theta, power = rng.uniform(-20, 80, (BATCH, N)), rng.uniform(0, 30, (BATCH, N))
     leaves = random_leaves(5)
@@ -286,7 +290,7 @@ def test_mean_is_the_average_of_a_finely_sampled_step():
     x, w = np.polynomial.legendre.leggauss(40)
     pieces = np.concatenate([[0.0], dt * 2.0 ** np.arange(-16, 1)])  # graded panels for the fast modes
     total = 0.0
-    for a, b in zip(pieces[:-1], pieces[1:], strict=True):
+    for a, b in itertools.pairwise(pieces):
         samples = jax.vmap(lambda s: modes.step(theta, power, s))(jnp.asarray(a + (b - a) * (x + 1) / 2))
         total = total + (b - a) / 2 * (w @ np.asarray(samples, float))
     np.testing.assert_allclose(modes.mean(theta, power, dt), total / dt, rtol=tol(1e-5, 1e-9), atol=1e-5)
@@ -302,8 +306,8 @@ def test_mean_of_a_vanishing_step_is_the_start():
 def test_maximum_brackets_the_true_maximum():
     """Cold junction beside hot neighbours: it overshoots inside the step. The dense search lies inside the stated bracket."""
 
-    def bracket(net, theta, power):
-        modes, dt = net.modes(), 2.0
+    def bracket(net, modes, theta, power):
+        dt = 2.0
         found = modes.maximum(theta, power, dt)
         times = jnp.concatenate([jnp.zeros(1), dt * jnp.exp(-jnp.linspace(0.0, 14.0, 400))])
         dense = jnp.max(jax.vmap(lambda t: modes.step(theta, power, t))(times), axis=0)

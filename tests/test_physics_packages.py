@@ -49,18 +49,18 @@ def test_two_node_agrees_with_an_ode_solver():
         np.testing.assert_allclose(package.step(jnp.array([20.0, 5.0]), 7.0, dt), solved, rtol=tol(1e-6, 1e-8))
 
 
-@pytest.mark.parametrize("dt", [1e-6, 1e-2, 10.0, 1e5])
-def test_two_node_agrees_with_the_general_network_and_with_expm(dt):
+def test_two_node_agrees_with_the_general_network_and_with_expm():
     packages = random_two_nodes(2000)
     theta, power = jnp.array([30.0, 10.0]), 8.0
-    closed = jax.jit(jax.vmap(lambda p: p.step(theta, power, dt)))(packages)
-    general = jax.jit(jax.vmap(lambda p: p.network().step(theta, jnp.array([power, 0.0]), dt)))(packages)
+    times = np.tile([1e-6, 1e-2, 10.0, 1e5], 500)
+    closed = jax.jit(jax.vmap(lambda p, t: p.step(theta, power, t)))(packages, jnp.asarray(times))
+    general = jax.jit(jax.vmap(lambda p, t: p.network().step(theta, jnp.array([power, 0.0]), t)))(packages, jnp.asarray(times))
     np.testing.assert_allclose(closed, general, rtol=tol(3e-6, 1e-11))
-    for i in range(0, 2000, 100):
+    for i in range(0, 2000, 51):
         r1, r2, c1, c2 = (float(x[i]) for x in jax.tree.leaves(packages))
         generator = np.array([[-1 / (r1 * c1), 1 / (r1 * c1)], [1 / (r1 * c2), -(1 / r1 + 1 / r2) / c2]])
         steady = power * np.array([r1 + r2, r2])
-        exact = steady + scipy.linalg.expm(generator * dt) @ (np.array([30.0, 10.0]) - steady)
+        exact = steady + scipy.linalg.expm(generator * times[i]) @ (np.array([30.0, 10.0]) - steady)
         np.testing.assert_allclose(closed[i], exact, rtol=tol(2e-6, 1e-8))
 
 

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from physics import (
     ParameterTree,
     bounds,
@@ -70,7 +71,7 @@ def test_values_outside_their_range_are_refused(value):
 
 
 def test_an_open_range_still_refuses_infinity():
-    with pytest.raises(ValueError, match="Resistor.heat = inf"):
+    with pytest.raises(ValueError, match=r"Resistor.heat = inf"):
         Resistor(heat=float("inf"))
 
 
@@ -80,9 +81,9 @@ def test_ends_of_the_range_are_inside(field, value):
 
 
 def test_the_sign_of_a_parameter_bounded_by_zero_is_kept():
-    with pytest.raises(ValueError, match="Resistor.offset = 1e-07"):
+    with pytest.raises(ValueError, match=r"Resistor.offset = 1e-07"):
         Resistor(heat=1.0, offset=1e-7)
-    with pytest.raises(ValueError, match="Resistor.heat = -1e-07"):
+    with pytest.raises(ValueError, match=r"Resistor.heat = -1e-07"):
         Resistor(heat=-1e-7)
 
 

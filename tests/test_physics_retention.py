@@ -95,8 +95,7 @@ def test_published_rule_never_acts_on_resistive_cells():
 
 
 def test_unknown_rule():
-    # Run-time type checks, on in tests, refuse the literal before the function's own message is reached.
-    with pytest.raises((ValueError, TypeError), match="budgets"):
+    with pytest.raises(ValueError, match="unknown rule 'budgets'; close: budget"):
         Retention().margin(300.0, 1.0, rule="budgets")
 
 
@@ -129,7 +128,13 @@ def test_parametrisations_agree():
 
 # T (K), ln p, d ln p / dT for e_a = 1.5 eV, tau_0 = 1e-13 s, 3600 s; computed in float64, where the naive float32 form gives
 # 0, NaN or 1.
-LOGARITHMS = [(150.0, -77.92, 0.7736), (250.0, -31.50, 0.27851), (300.0, -19.90, 0.19341), (358.15, -10.48, 0.13570), (500.0, 0.0, 0.0)]
+LOGARITHMS = [
+    (150.0, -77.92, 0.7736),
+    (250.0, -31.50, 0.27851),
+    (300.0, -19.90, 0.19341),
+    (358.15, -10.48, 0.13570),
+    (500.0, 0.0, 0.0),
+]
 
 
 @pytest.mark.parametrize(("temperature", "log_p", "slope"), LOGARITHMS)
@@ -144,12 +149,16 @@ def test_probability_against_exact_values_over_its_whole_range():
     x = np.asarray(jnp.asarray(x), float)
     with np.errstate(over="ignore"):
         hazard = np.exp(np.minimum(x, 300))
-        exact = np.where(x < -30, x, np.where(hazard > 0.5, np.log1p(-np.exp(-np.maximum(hazard, 0.5))), np.log(-np.expm1(-hazard))))
+        exact = np.where(
+            x < -30, x, np.where(hazard > 0.5, np.log1p(-np.exp(-np.maximum(hazard, 0.5))), np.log(-np.expm1(-hazard)))
+        )
     np.testing.assert_allclose(log_failure_probability(jnp.asarray(x)), exact, rtol=tol(1e-5, 1e-13), atol=tol(1e-38, 1e-300))
     np.testing.assert_allclose(log_survival(jnp.asarray(x[x < 80])), -np.exp(x[x < 80]), rtol=tol(1e-5, 1e-12), atol=1e-37)
 
 
-@pytest.mark.parametrize("function", [log_failure_probability, log_survival, lambda x: log_sum(x, NEVER), lambda x: log_sum(x, x)])
+@pytest.mark.parametrize(
+    "function", [log_failure_probability, log_survival, lambda x: log_sum(x, NEVER), lambda x: log_sum(x, x)]
+)
 def test_derivatives_are_finite_everywhere(function):
     x = jnp.linspace(-1000.0, 1000.0, 4001)
     for derivative in (jax.grad(function), jax.grad(jax.grad(function))):
@@ -218,7 +227,7 @@ def test_gradients_agree_with_finite_differences(law):
         def scaled(factors, t, d):
             return function(jax.tree.map(jnp.multiply, law, factors), t, d)
 
-        check_grads(scaled, (ones, jnp.asarray(350.0), jnp.asarray(1e3)), order=2, rtol=1e-4, eps=1e-4)
+        check_grads(jax.jit(scaled), (ones, jnp.asarray(350.0), jnp.asarray(1e3)), order=2, modes=["fwd"], rtol=1e-4, eps=1e-4)
 
 
 def test_changed_values_do_not_retrace():

@@ -19,7 +19,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Num
 
 
 class OpKind(enum.IntEnum):
@@ -59,11 +59,11 @@ class OpTable(eqx.Module):
     parameter elements read, `live` are the activation elements alive while the row runs. Rows with `mask` False are padding.
     """
 
-    kind: Int[Array | np.ndarray, "..."]
-    m: Int[Array | np.ndarray, "..."]
-    n: Int[Array | np.ndarray, "..."]
-    k: Int[Array | np.ndarray, "..."]
-    groups: Int[Array | np.ndarray, "..."]
+    kind: Num[Array | np.ndarray, "..."]
+    m: Num[Array | np.ndarray, "..."]
+    n: Num[Array | np.ndarray, "..."]
+    k: Num[Array | np.ndarray, "..."]
+    groups: Num[Array | np.ndarray, "..."]
     macs: Float[Array | np.ndarray, "..."]
     macs_valid: Float[Array | np.ndarray, "..."]
     flops: Float[Array | np.ndarray, "..."]

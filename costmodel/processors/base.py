@@ -9,7 +9,7 @@ The leakage slope default 0.036 / K is HotSpot's (area law, valid about 300 K to
 
 import abc
 
-import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -58,26 +58,12 @@ def masked(values: Float[Array, " ops"], ops: OpTable) -> Float[Array, " ops"]:
     return jnp.where(jnp.asarray(ops.mask), values, 0.0)
 
 
+def other_operations(ops: OpTable) -> Float[Array, " ops"]:
+    """Operations beside multiply-accumulates, flops - 2 macs and at least 0; subtracted in the table's own precision."""
+    return jnp.maximum(jnp.asarray(ops.flops - 2 * ops.macs, dtype=float), 0.0)
+
+
 def as_arrays(ops: OpTable) -> OpTable:
-    """The table's numbers as JAX arrays of the default float type; its host-side information is dropped."""
+    """The table's numbers as JAX arrays, of the default float type (the mask: bool), without its host-side information."""
     bare = ops.without_info()
-    return eqx.tree_at(
-        lambda t: [
-            t.macs,
-            t.macs_valid,
-            t.flops,
-            t.transcendentals,
-            t.inputs,
-            t.outputs,
-            t.weights,
-            t.live,
-            t.activation_bits,
-            t.weight_bits,
-            t.m,
-            t.n,
-            t.k,
-            t.groups,
-        ],
-        bare,
-        replace_fn=lambda x: jnp.asarray(x, dtype=float),
-    )
+    return jax.tree.map(lambda x: jnp.asarray(x, None if x.dtype == bool else float), bare)

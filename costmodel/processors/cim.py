@@ -31,7 +31,7 @@ from jaxtyping import Array, Float
 
 from costmodel import relax
 from costmodel.cost import Bound, Conditions, OpCost
-from costmodel.processors.base import Processor, as_arrays, masked
+from costmodel.processors.base import Processor, as_arrays, masked, other_operations
 from costmodel.relax import Relaxation
 from physics import Cell, load_device, param
 from workloads import OpKind, OpTable
@@ -170,7 +170,7 @@ class CrossbarChip(Processor):
         tiles, phases = self.tiles(t, relaxation), self.phases(relaxation)
         memory = tiles / self.n_arrays
         cycles = self.batches(t, relaxation) * phases + jnp.where(tiles > 0, self.pipeline, 0.0)
-        compute = cycles * self.cycle_time / f + (t.flops - 2 * t.macs) / (self.digital_rate * f)
+        compute = cycles * self.cycle_time / f + other_operations(ops) / (self.digital_rate * f)
         moved = masked((t.inputs + t.outputs) * (self.input_bits / 8), t)
         transfer = moved / self.buffer_bandwidth
         write_latency, write_energy = self._programming(t, tiles, jnp.sum(memory), conditions, relaxation)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from costmodel import relax
 from costmodel.cost import Bound, Conditions, OpCost
-from costmodel.processors.base import Processor, as_arrays, masked
+from costmodel.processors.base import Processor, as_arrays, masked, other_operations
 from costmodel.relax import Relaxation
 from physics import param
 from workloads import OpKind, OpTable
@@ -56,7 +56,7 @@ class Roofline(Processor):
     def op_costs(self, ops: OpTable, conditions: Conditions, relaxation: Relaxation) -> OpCost:
         """Cost of every row; see the module for the law."""
         t, f, v = as_arrays(ops), conditions.frequency, conditions.voltage
-        compute = t.macs / (self.peak_macs * self._efficiency(t.kind)) + (t.flops - 2 * t.macs) / self.vector_rate
+        compute = t.macs / (self.peak_macs * self._efficiency(t.kind)) + other_operations(ops) / self.vector_rate
         moved = masked((t.inputs + t.outputs + t.weights) * (self.operand_bits / 8), t)
         compute, memory, overhead = compute / f, moved / self.bandwidth, self.overhead / f
         busy = relax.maximum(compute, memory, policy=relaxation)

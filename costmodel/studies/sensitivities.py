@@ -61,14 +61,23 @@ def sensitivity(objective: Callable[..., Any], tree: Any, relaxation: Relaxation
     An objective that takes no relaxation decides its own policy, and the table says "objective's own". Vector parameters get one row per
     element, "label[i]". Every gradient is finite; ValueError if the objective is not a finite scalar.
     """
-    takes_policy = len(inspect.signature(objective).parameters) > 1
+    takes_policy = _takes_policy(objective)
     function = (lambda t: objective(t, relaxation)) if takes_policy else objective
+    shape = getattr(jax.eval_shape(function, tree), "shape", None)
+    if shape != ():
+        raise ValueError(f"the objective has shape {shape}; a sensitivity needs a scalar")
     value, gradient = jax.jit(jax.value_and_grad(function))(tree)
     if not np.isfinite(value):
         raise ValueError(f"the objective is {float(value)}; a sensitivity needs a finite value")
     rows = [row for pair in zip(parameters(tree), parameters(gradient), strict=True) for row in _rows(*pair, float(value))]
     rows.sort(key=lambda row: -abs(row.elasticity))
     return SensitivityTable(tuple(rows), float(value), str(relaxation) if takes_policy else "objective's own")
+
+
+def _takes_policy(objective: Callable[..., Any]) -> bool:
+    """Whether the second argument is meant for a policy: it is called so, or it has no default."""
+    given = list(inspect.signature(objective).parameters.values())
+    return len(given) > 1 and (given[1].name == "relaxation" or given[1].default is inspect.Parameter.empty)
 
 
 def _rows(parameter: Any, gradient: Any, objective: float) -> Iterator[SensitivityRow]:

@@ -36,6 +36,8 @@ def sweep(
     """
     import xarray
 
+    if chunk < 1:
+        raise ValueError(f"chunk = {chunk} points is below 1")
     axes = {label: _axis(tree, label, values) for label, values in vary.items()}
     if not axes:
         raise ValueError("vary names no parameter; give at least one label, such as {'cell.retention.e_a': [...]}")
@@ -64,6 +66,8 @@ def sweep(
 
 def _axis(tree: Any, label: str, values: Any) -> np.ndarray:
     found = lookup(tree, label)
+    if jnp.ndim(found.value) != 0:
+        raise ValueError(f"{label} has shape {jnp.shape(found.value)}; a sweep varies scalar parameters")
     axis = np.asarray(values, dtype=np.float64)
     if axis.ndim != 1 or axis.size == 0:
         raise ValueError(f"{label}: the values of a sweep must be a non-empty 1-D sequence, got shape {axis.shape}")
@@ -83,7 +87,9 @@ def _variables(result: Any) -> dict[str, Any]:
 
 def _check_scalars(variables: dict[str, Any]) -> None:
     for name, value in variables.items():
-        if getattr(value, "shape", ()) != ():
+        if not hasattr(value, "shape"):
+            raise ValueError(f"the objective's {name!r} is a {type(value).__name__}; a sweep needs scalars")
+        if value.shape != ():
             raise ValueError(f"the objective's {name!r} has shape {value.shape}; a sweep needs scalars")
 
 

@@ -51,9 +51,7 @@ class Cell(ParameterTree):
     read_time: Float[Array, ""] = param(10e-9, unit="s", lo=1e-11, hi=1e-2, log=True, source="assumed: one read cycle")
     r_on: Float[Array, ""] = param(1e6, unit="ohm", lo=1.0, hi=1e12, log=True, source=f"{RRAM}: at read voltage")
     r_off: Float[Array, ""] = param(1e7, unit="ohm", lo=1.0, hi=1e12, log=True, source=f"{RRAM}: at read voltage")
-    bits: Float[Array, ""] = param(
-        1.0, unit="bit", lo=1.0, hi=8.0, source="chosen: one bit (HfOx has shown four levels)"
-    )
+    bits: Float[Array, ""] = param(1.0, unit="bit", lo=1.0, hi=8.0, source="chosen: one bit (HfOx has shown four levels)")
     r_thermal: Float[Array, ""] = param(
         0.0, unit="K/W", lo=0.0, hi=1e9, source="assumed 0: reported endurance already includes the heat of its pulses"
     )

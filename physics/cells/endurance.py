@@ -10,8 +10,6 @@ kept as a named option. Evidence for resistive cells is mixed and no measured e_
 and study its sensitivity. Damage is additive, independent of order, and must not be summed naively: see `Wear`.
 """
 
-from typing import Literal
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -36,7 +34,7 @@ class Endurance(ParameterTree):
         300.0, unit="K", lo=200.0, hi=700.0, source="assumed: endurance is reported at room temperature"
     )
     shape: Float[Array, ""] = param(2.0, unit="1", lo=0.2, hi=20.0, source="assumed: Weibull slope of the population")
-    sign: Literal["physical", "published"] = eqx.field(static=True, default="physical")
+    sign: str = eqx.field(static=True, default="physical")
 
     def __check_init__(self) -> None:
         if self.sign not in SIGNS:

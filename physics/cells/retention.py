@@ -14,7 +14,6 @@ When is a cell in danger? A published rule migrates data when tau falls below 1 
 """
 
 import abc
-from typing import Literal
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -66,11 +65,12 @@ class RetentionLaw(ParameterTree):
         temperature: Value,
         duration: Value,
         budget: Value = 1e-6,
-        rule: Literal["budget", "published"] = "budget",
+        rule: str = "budget",
     ) -> Result:
         """Kelvins left before the data must be moved or refreshed; negative means now.
 
         `rule="budget"`: until the hazard of `duration` (s) exceeds `budget`. `rule="published"`: until tau < 1 ms.
+        ValueError for another rule.
         """
         if rule == "budget":
             return self.temperature_budget(duration, budget) - temperature

@@ -14,6 +14,9 @@ ev6 example) two nodes err by up to 8 % of the thermal resistance with a good he
 1.4 % and 0.25 %. They know nothing of hot spots: a small block's own resistance, 1 to 10 K/W per mm2, comes on top.
 """
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -36,6 +39,7 @@ class TwoNode(ParameterTree):
         """Temperature rise (K) after `dt` (s) of constant `power` (W) into the junction; exact."""
         return theta + self.increment(theta, power, dt)
 
+    @partial(jax.jit, inline=True)
     def increment(self, theta: Float[Array, "2"], power: Scalar, dt: Scalar) -> Float[Array, "2"]:
         """Change of the temperature rise (K) over `dt` (s); sum very many short ones in a `CompensatedSum`."""
         away = theta - self.steady(power)

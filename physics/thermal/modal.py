@@ -13,6 +13,8 @@ parameters too, also at repeated rates; and when `Modes` is computed once outsid
 matrix-vector products and N exponentials. Second derivatives in the network's own parameters are refused.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -98,6 +100,7 @@ class Modes(eqx.Module):
         after = state + respond(1, self.rates, self.generator, state, drive, dt)
         return after, after
 
+    @partial(jax.jit, static_argnums=1, inline=True)
     def _response(self, order: int, theta: Array, power: Array, dt: Scalar) -> Array:
         state, drive = apply(self.projection, theta), apply(self.inputs, power)
         return apply(self.shapes, respond(order, self.rates, self.generator, state, drive, jnp.asarray(dt, state.dtype)))

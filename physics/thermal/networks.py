@@ -10,6 +10,8 @@ to ambient. Valid while conductivities do not depend on temperature; power is co
 All results are exact for the network: see `modal.py` for steps, `spectrum.py` for the modes.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,7 +20,7 @@ from jax import lax
 from jax.core import Tracer
 from jaxtyping import Array, Float
 
-from physics.params import ParameterTree, param
+from physics.params import ParameterTree, as_leaf, param
 from physics.thermal.modal import Bounded, Modes
 from physics.thermal.responses import apply
 from physics.thermal.spectrum import conductance_matrix, spectrum
@@ -59,7 +61,7 @@ class ThermalNetwork(ParameterTree):
 
     def __post_init__(self) -> None:
         if not self.names:
-            self.names = tuple(f"node{i}" for i in range(len(self.capacitance)))
+            self.names = tuple(f"node{i}" for i in range(as_leaf(self.capacitance).size))
 
     def __check_init__(self) -> None:
         super().__check_init__()  # ranges first: the checks below rely on them
@@ -80,6 +82,7 @@ class ThermalNetwork(ParameterTree):
         """G (W/K)."""
         return conductance_matrix(self.conductance, self.ambient_conductance, self.links)
 
+    @partial(jax.jit, inline=True)
     def modes(self) -> Modes:
         """The modal form: compute it once, then step cheaply. Gradients in every parameter pass through it."""
         rates, shapes = spectrum(self.capacitance, self.conductance, self.ambient_conductance, self.links)
@@ -115,6 +118,7 @@ class ThermalNetwork(ParameterTree):
         """Temperature rise (K) after each of many equal steps; see `Modes.rollout`."""
         return self.modes().rollout(theta, power, dt, parallel=parallel)
 
+    @partial(jax.jit, inline=True)
     def steady(self, power: Float[Array, " nodes"]) -> Float[Array, " nodes"]:
         """Temperature rise (K) under `power` (W) for ever: G^-1 P. Cholesky, refined with residuals summed over links."""
         factor = jax.scipy.linalg.cho_factor(lax.stop_gradient(self.matrix()))

@@ -234,6 +234,8 @@ def make_train(env: Any, config: DQNConfig, params: PyTree = None) -> Callable[[
     program = make_program(env, config, params)
 
     def train(key: PRNGKeyArray) -> TrainResult:
-        return program.result(program.run(program.init(key), config.rows))
+        # behind the barrier the compiler knows as little of the start as in a chunk, and so rounds alike
+        state, rows = jax.lax.optimization_barrier((program.init(key), jnp.asarray(config.rows, jnp.int32)))
+        return program.result(program.run(state, rows))
 
     return train

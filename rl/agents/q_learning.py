@@ -75,11 +75,11 @@ def td_target(
 
 
 def make_optimizer(config: DQNConfig) -> optax.GradientTransformation:
-    """Clipping by global norm, then Adam; the schedule counts updates."""
+    """Clipping by global norm, then Adam, both on one flat vector; the schedule counts updates."""
     rate = config.learning_rate
     if config.learning_rate_schedule == "linear":
         rate = optax.linear_schedule(config.learning_rate, 0.0, config.total_updates)
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=ADAM_EPS))
+    return optax.flatten(optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.adam(rate, eps=ADAM_EPS)))
 
 
 def refreshed_target(config: DQNConfig, target: PyTree, params: PyTree, updates: Int[Array, ""]) -> PyTree:

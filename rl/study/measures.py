@@ -1,5 +1,6 @@
 """The measurements of a study that need no training: profiles, costs, sensitivities, and the sweep of the heat chain."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from costmodel import Bound, Decision, Platform, Task
 from costmodel.cost import UNITS
 from physics import lookup
 from rl.files import write_with
-from workloads import load
+from workloads import load, stack
 
 CHAIN_TASKS, CHAIN_FRAMES, CHAIN_GAP, CHAIN_AMBIENT = 256, 4000, 5.0, 328.15  # bursts, frames each, s apart, K
 
@@ -35,15 +36,20 @@ def profile(name: str) -> dict[str, Any]:
     }
 
 
-def cost(hardware: str, network: str) -> dict[str, Any]:
-    """Cost of one network on one named processor, weights resident, and of writing the weights."""
-    processor = costmodel.load_hardware(hardware)
-    ops = load(network)
-    resident = costmodel.estimate(processor, ops)
-    absent = costmodel.estimate(processor, ops, costmodel.Conditions(resident=0.0))
-    figures = {name: float(getattr(resident, name)) for name in UNITS if name != "bound"}
-    figures["write_latency"] = float(absent.programming_latency - resident.programming_latency)
-    return figures | {"bound": Bound(int(resident.bound)).name.lower(), "relaxation": resident.relaxation}
+def costs(networks: Sequence[str], hardware: Sequence[str], temperature: float = 318.15) -> dict[str, dict[str, Any]]:
+    """Cost of every network on every named processor at a junction temperature (K), weights resident, and of writing them."""
+    tables, conditions = stack([load(name) for name in networks]), costmodel.Conditions(temperature=temperature)
+    found: dict[str, dict[str, Any]] = {name: {} for name in networks}
+    for name in hardware:
+        processor = costmodel.load_hardware(name)
+        costmodel.estimate(processor, load(networks[0]), conditions)  # refuses conditions out of range before tracing
+        price = jax.jit(jax.vmap(lambda ops, resident, p=processor: costmodel.estimate(p, ops, conditions._replace(resident=resident)), (0, None)))
+        resident, absent = price(tables, 1.0), price(tables, 0.0)
+        for row, network in enumerate(networks):
+            figures: dict[str, Any] = {field: float(getattr(resident, field)[row]) for field in UNITS if field != "bound"}
+            figures["write_latency"] = float(absent.programming_latency[row] - resident.programming_latency[row])
+            found[network][name] = figures | {"bound": Bound(int(resident.bound[row])).name.lower(), "relaxation": resident.relaxation}
+    return found
 
 
 def sensitivities(platform: Platform, network: str, top: int = 10) -> dict[str, Any]:

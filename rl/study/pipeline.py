@@ -62,8 +62,7 @@ def run_study(settings: StudySettings, out: Path, progress: Progress = lambda wh
     results: dict[str, Any] = {"settings": settings.as_dict(), "processors": list(platform.names)}
     results["profile"] = stages.run("profile", lambda: {name: measures.profile(name) for name in settings.networks})
     begin("cost")
-    hardware = costmodel.list_hardware()
-    results["cost"] = stages.run("cost", lambda: {n: {h: measures.cost(h, n) for h in hardware} for n in settings.networks})
+    results["cost"] = stages.run("cost", lambda: measures.costs(settings.networks, costmodel.list_hardware()))
     begin("sensitivity")
     results["sensitivity"] = stages.run("sensitivity", lambda: measures.sensitivities(platform, settings.networks[-1]))
     begin("sweep")

@@ -83,7 +83,9 @@ def policies(results: dict[str, Any]) -> Figure:
         color = "#b279a2" if name.startswith("dqn") else "#777777"
         left.plot([-lo, -hi], [row, row], color=color, linewidth=3, solid_capstyle="butt")
         left.plot(-f["score_iqm"], row, "o", color=color)
-        left.annotate(f"{-f['score_iqm']:.1f}", (-f["score_iqm"], row), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)
+        left.annotate(
+            f"{-f['score_iqm']:.1f}", (-f["score_iqm"], row), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8
+        )
         start = 0.0
         for processor, share in zip(results["processors"], f["shares"], strict=True):
             right.barh(row, share, left=start, color=PALETTE.get(processor, FAINT), label=processor if row == 0 else None)
@@ -167,10 +169,10 @@ def heat(path: Path) -> Figure:
         r, p, e = data["lost_share_of_budget"].dims
         picks = [0, data.sizes[e] // 2, data.sizes[e] - 1]
         figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True)
-        levels = np.linspace(-3, 3, 13)
+        levels = np.linspace(-1.5, 1.5, 13)
         for axis, pick in zip(axes, picks, strict=True):
             lost = np.log10(np.maximum(data["lost_share_of_budget"].isel({e: pick}).values, 1e-12))
-            drawn = axis.contourf(data[p], data[r], np.clip(lost, -3, 3), levels=levels, cmap="RdYlGn_r")
+            drawn = axis.contourf(data[p], data[r], np.clip(lost, -1.5, 1.5), levels=levels, cmap="RdYlGn_r")
             if lost.min() < 0 < lost.max():
                 axis.contour(data[p], data[r], lost, levels=[0], colors=INK, linewidths=1.5)
             axis.set_xscale("log")

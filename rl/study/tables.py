@@ -73,38 +73,16 @@ def profile_table(ops: OpTable) -> Printed:
 
 def cost_table(networks: Sequence[str] | None, on: Sequence[str] | None, temperature: float) -> Printed:
     """Cost of networks on processors at a junction temperature in Celsius."""
-    conditions = costmodel.Conditions(temperature=temperature + 273.15)
-    rows, values = [], {}
-    for network in networks or list_networks():
-        ops = load(network)
-        for name in on or costmodel.list_hardware():
-            hardware = costmodel.load_hardware(name)
-            cost = costmodel.estimate(hardware, ops, conditions)
-            absent = costmodel.estimate(hardware, ops, conditions._replace(resident=0.0))
-            value = {field: float(getattr(cost, field)) for field in UNITS if field != "bound"}
-            value |= {"bound": costmodel.Bound(int(cost.bound)).name.lower(), "relaxation": cost.relaxation}
-            value["write_latency"] = float(absent.programming_latency - cost.programming_latency)
-            values.setdefault(network, {})[name] = value
+    from rl.study.measures import costs
+
+    values = costs(networks or list_networks(), on or costmodel.list_hardware(), temperature + 273.15)
+    rows = []
+    for network, processors in values.items():
+        for name, value in processors.items():
             shown = [quantity(value[f], u) for f, u in (("latency", "s"), ("energy", "J"), ("power", "W"), ("bytes_moved", "B"))]
-            share = [
-                f"{100 * value['utilization']:.2f} %",
-                value["bound"],
-                f"{100 * value['memory']:.0f} %",
-                quantity(value["write_latency"], "s"),
-            ]
-            rows.append([network, name, *shown, *share])
-    header = [
-        "network",
-        "processor",
-        "latency",
-        "energy",
-        "power",
-        "bytes moved",
-        "utilization",
-        "bound",
-        "weight memory",
-        "to write weights",
-    ]
+            share = [f"{100 * value['utilization']:.2f} %", value["bound"], f"{100 * value['memory']:.0f} %"]
+            rows.append([network, name, *shown, *share, quantity(value["write_latency"], "s")])
+    header = ["network", "processor", "latency", "energy", "power", "bytes moved", "utilization", "bound", "weight memory", "to write weights"]
     return render(header, rows, f"weights resident, {temperature:g} C, policy {costmodel.HARD}", 2), values
 
 

@@ -1,0 +1,125 @@
+"""The command line as a user meets it: output, --json, one-line errors with exit status 2."""
+
+import json
+import subprocess
+import sys
+from typing import NamedTuple
+
+import pytest
+
+import rl.cli
+
+SMALL = ["--steps", "6000", "--seeds", "1", "--episodes", "4", "--networks", "resnet8,fc-autoencoder"]
+
+
+class Result(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def tempo(monkeypatch, capsys):
+    """The command in this process: exit status and what it printed."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["tempo", *arguments])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            rl.cli.main()
+        printed = capsys.readouterr()
+        return Result(ended.value.code or 0, printed.out, printed.err)
+
+    return run
+
+
+def one_line(result):
+    """The single line of a refused call."""
+    assert result.returncode == 2, result
+    assert result.stdout == "" and "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_as_a_program(tmp_path):
+    """The same in a fresh interpreter, from another folder."""
+    code = "from rl.cli import main; main()"
+    refused = subprocess.run([sys.executable, "-c", code, "profile", "resnet9"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert "unknown network 'resnet9'; close: resnet8" in one_line(refused)
+
+
+def test_help_shows_an_example_for_every_command(tempo):
+    overview = tempo("--help")
+    assert overview.returncode == 0
+    for command in ("profile", "cost", "sweep", "sensitivity", "train", "evaluate", "study"):
+        assert command in overview.stdout
+        shown = tempo(command, "--help")
+        assert shown.returncode == 0 and f"Example: tempo {command}" in shown.stdout and "--json" in shown.stdout
+
+
+def test_profile(tempo):
+    value = json.loads(tempo("profile", "resnet8", "--json").stdout)
+    assert value["totals"]["macs_padded"] == 12_501_632 and value["totals"]["macs_valid"] == 11_574_592
+    assert value["totals"]["parameters"] == 77_706 and value["totals"]["peak_live_elements"] == 49_152
+    assert sum(row["macs"] for row in value["operations"]) == 12_501_632
+    text = tempo("profile", "kws").stdout
+    assert "2,656,768" in text and "2,562,432" in text and "22,604" in text and "16,000" in text
+
+
+def test_cost_and_validation(tempo):
+    value = json.loads(tempo("cost", "resnet8", "--on", "isaac", "--json").stdout)
+    cost = value["resnet8"]["isaac"]
+    assert cost["energy"] == pytest.approx(cost["dynamic_energy"] + cost["static_energy"] + cost["programming_energy"], rel=1e-5)
+    assert cost["relaxation"] == "hard"
+    hot = json.loads(tempo("cost", "resnet8", "--on", "edge-gpu", "--temperature", "95", "--json").stdout)
+    cool = json.loads(tempo("cost", "resnet8", "--on", "edge-gpu", "--temperature", "25", "--json").stdout)
+    assert hot["resnet8"]["edge-gpu"]["static_energy"] > 5 * cool["resnet8"]["edge-gpu"]["static_energy"]
+    text = tempo("cost", "--validate").stdout
+    assert "predicted" in text and "calibrated" in text and "mean error" in text
+
+
+def test_sweep_and_sensitivity(tempo, tmp_path):
+    out = tmp_path / "sweep.nc"
+    value = json.loads(
+        tempo("sweep", "isaac", "resnet8", "--vary", "rows=32:512:5", "--vary", "bits_per_cell=1,2,4", "--out", str(out), "--json").stdout
+    )
+    assert value["points"] == 15 and out.exists()
+    import xarray
+
+    with xarray.open_dataset(out, engine="h5netcdf") as data:
+        assert dict(data.sizes) == {"rows": 5, "bits_per_cell": 3} and data.latency.attrs["units"] == "s"
+        assert float(data.latency.min()) == pytest.approx(value["figures"]["latency"]["smallest"])
+    value = json.loads(tempo("sensitivity", "isaac", "resnet8", "--of", "latency", "--policy", "soft:8", "--json").stdout)
+    assert value["relaxation"] == "soft(8)" and {row["label"] for row in value["rows"][:3]} >= {"cycle_time", "input_bits"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["profile", "resnet9"], "unknown network 'resnet9'; close: resnet8"),
+        (["cost", "resnet8", "--on", "isac"], "unknown hardware 'isac'; close: isaac"),
+        (["cost", "resnet8", "--temperature", "2000"], "conditions.temperature = 2273.15 K is outside its range [200, 500] K"),
+        (["sweep", "isaac", "resnet8", "--vary", "row=1,2"], "unknown parameter 'row'; close: rows"),
+        (["sweep", "isaac", "resnet8", "--vary", "rows=1:2"], "is not label=start:stop:count"),
+        (["sweep", "isaac", "resnet8", "--vary", "rows=-4,2"], "rows = -4 1 is outside its range [2, 8192] 1"),
+        (["sweep", "isaac", "resnet8", "--vary", "rows=nan,2"], "rows = nan 1 is outside its range [2, 8192] 1"),
+        (["sensitivity", "isaac", "resnet8", "--of", "enery"], "unknown figure 'enery'; close: energy"),
+        (["sensitivity", "isaac", "resnet8", "--policy", "soft:0"], "sharpness = 0 is outside its range [1, 1000]"),
+        (["study", "--networks", "resnet8,lenet"], "unknown network 'lenet'"),
+        (["study", "--steps", "10"], "steps = 10 is outside its range"),
+        (["evaluate", "--episodes", "0"], "episodes = 0 is below 1"),
+    ],
+)
+def test_bad_input_is_one_line(tempo, arguments, expected):
+    assert expected in one_line(tempo(*arguments))
+
+
+def test_unusable_files_are_one_line(tempo, tmp_path):
+    (tmp_path / "a-file").write_text("x")
+    assert "a-file is not a folder" in one_line(tempo("study", *SMALL, "--out", str(tmp_path / "a-file")))
+    assert "cannot write" in one_line(tempo("study", *SMALL, "--out", "/proc/nowhere/study"))
+    (tmp_path / "foreign.npz").write_bytes(b"PK\x03\x04 not a checkpoint")
+    assert "foreign.npz" in one_line(tempo("evaluate", str(tmp_path / "foreign.npz"), "--episodes", "2"))
+    assert "missing.npz" in one_line(tempo("evaluate", str(tmp_path / "missing.npz"), "--episodes", "2"))
+    assert (tmp_path / "a-file").read_text() == "x"

@@ -1,0 +1,101 @@
+"""The study: complete, readable offline, resumable after kill -9 to bit-identical results."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import xarray
+
+from rl.study.report import render_report
+
+ARGUMENTS = ["study", "--steps", "6000", "--seeds", "1", "--episodes", "8", "--networks", "resnet8,fc-autoencoder"]
+COMMAND = [sys.executable, "-c", "from rl.cli import main; main()", *ARGUMENTS, "--out"]
+
+
+def run(out, **options):
+    """The study, to the end."""
+    return subprocess.run([*COMMAND, str(out)], capture_output=True, text=True, timeout=900, **options)
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    out = tmp_path_factory.mktemp("study") / "out"
+    result = run(out)
+    assert result.returncode == 0, result.stderr
+    return out
+
+
+@pytest.mark.slow
+def test_everything_is_there(study):
+    assert {p.name for p in (study / "plots").iterdir()} == {f"{n}.png" for n in ("costs", "policies", "decisions", "learning", "sensitivity", "heat")}
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in (study / "plots").iterdir())
+    results = json.loads((study / "results.json").read_text())
+    assert results["profile"]["resnet8"]["macs_padded"] == 12_501_632
+    assert set(results["evaluation"]) == {"random", "always-cpu", "always-gpu", "always-pim", "threshold", "slack-greedy", "cost-greedy", "dqn-0"}
+    assert not any("seconds" in key or "time" in key for key in results)  # wall times live in timings.json
+    assert json.loads((study / "timings.json").read_text())["training-0"] > 0
+    with xarray.open_dataset(study / "sweep.nc", engine="h5netcdf") as data:
+        assert data.temperature.attrs["units"] == "K" and bool(np.isfinite(data.temperature).all())
+        assert set(data.dims) == set(results["sweep"]["labels"])
+
+
+@pytest.mark.slow
+def test_report_is_one_offline_file_with_the_facts(study):
+    page = (study / "report.html").read_text()
+    assert not re.search(r"(src|href)=[\"']?(https?:)?//", page) and "<script" not in page
+    assert page.count("data:image/png;base64,") == 6
+    for word in ("temperature", "deadline", "load", "residency", "cost-greedy", "12,501,632", "dqn-0"):
+        assert word in page
+    results = json.loads((study / "results.json").read_text())
+    plots = {p.stem: p for p in (study / "plots").iterdir()}
+    assert render_report(results, plots) == page  # nothing in it comes from elsewhere
+
+
+@pytest.mark.slow
+def test_killed_studies_resume_to_the_same_bits(study, tmp_path):
+    """kill -9 at several moments, then the same command: results.json is the same file."""
+    out, expected = tmp_path / "out", (study / "results.json").read_bytes()
+    for patience in (6.0, 14.0, 22.0):
+        process = subprocess.Popen([*COMMAND, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        time.sleep(patience)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        if (out / "results.json").exists():
+            break
+    result = run(out)
+    assert result.returncode == 0, result.stderr
+    assert (out / "results.json").read_bytes() == expected
+
+
+@pytest.mark.slow
+def test_a_finished_study_is_only_read_again(study):
+    before = (study / "results.json").read_bytes()
+    start = time.monotonic()
+    assert run(study).returncode == 0
+    assert (study / "results.json").read_bytes() == before
+    again = json.loads((study / "timings.json").read_text())
+    assert again["evaluate"] > 0 and time.monotonic() - start < 300
+
+
+@pytest.mark.slow
+def test_another_study_in_the_same_folder_is_refused(study):
+    other = subprocess.run(
+        [*COMMAND, str(study), "--steps", "8000"], capture_output=True, text=True, timeout=300, env={**os.environ}
+    )
+    assert other.returncode == 2 and "holds a study with steps = 6000, not 8000" in other.stderr
+    assert len(other.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_an_interrupt_is_quiet(tmp_path):
+    process = subprocess.Popen([*COMMAND, str(tmp_path / "out")], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    time.sleep(8)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130 and "Traceback" not in errors and "goes on where it was" in errors
