@@ -107,13 +107,14 @@ def floor_div(n: Value, k: Value, policy: Relaxation = HARD) -> Float[Array, "..
 
 def maximum(*values: Value, policy: Relaxation = HARD) -> Float[Array, "..."]:
     """The largest of non-negative `values`. HARD: exact, two that tie share the slope. soft: p-norm. Finite slope at 0."""
-    exact = values[0]
-    for value in values[1:]:
+    arrays = _as_floats(*values)
+    exact = arrays[0]
+    for value in arrays[1:]:
         exact = jnp.maximum(exact, value)
     if policy.name == "hard":
         return exact
     scale = jax.lax.stop_gradient(jnp.maximum(exact, jnp.finfo(exact.dtype).tiny))
-    total = sum((_power(value / scale, policy.sharpness) for value in values), jnp.zeros_like(exact))
+    total = sum((_power(value / scale, policy.sharpness) for value in arrays), jnp.zeros_like(exact))
     smooth = scale * jnp.exp(jnp.log(jnp.maximum(total, 0.5)) / policy.sharpness)
     return _through(exact, smooth) if policy.name == "straight_through" else smooth
 
@@ -124,14 +125,13 @@ def _power(base: Array, exponent: float) -> Array:
 
 
 def minimum(a: Value, b: Value, policy: Relaxation = HARD) -> Float[Array, "..."]:
-    """The smaller of two positive values, as 1 / maximum(1 / a, 1 / b); policies as for `maximum`."""
+    """The smaller of two non-negative values, a b / maximum(a, b); policies as for `maximum`."""
+    a, b = _as_floats(a, b)
+    exact = jnp.minimum(a, b)
     if policy.name == "hard":
-        return jnp.minimum(a, b)
-    return (
-        a * (b / maximum(a, b, policy=policy))
-        if policy.name == "soft"
-        else _through(jnp.minimum(a, b), 1 / maximum(1 / a, 1 / b, policy=policy))
-    )
+        return exact
+    smooth = a * (b / jnp.maximum(maximum(a, b, policy=dataclasses.replace(policy, name="soft")), jnp.finfo(a.dtype).tiny))
+    return _through(exact, smooth) if policy.name == "straight_through" else smooth
 
 
 def _as_floats(*values: Value) -> list[Array]:

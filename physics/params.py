@@ -12,7 +12,7 @@ a traced value cannot be checked and is passed through.
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import equinox as eqx
 import jax
@@ -75,7 +75,20 @@ def check_range(name: str, value: Any, info: Param) -> None:
         raise ValueError(f"{name} = {worst:g} {info.unit} is outside its range [{info.lo:g}, {info.hi:g}] {info.unit}")
 
 
-class ParameterTree(eqx.Module):
+if TYPE_CHECKING:
+
+    class _Module:
+        """What a type checker sees of `eqx.Module`: fields become arrays, but the constructor takes any numbers."""
+
+        __dataclass_fields__: ClassVar[dict[str, Any]]
+
+        def __init__(self, *values: Any, **named: Any) -> None: ...
+
+else:
+    _Module = eqx.Module
+
+
+class ParameterTree(_Module):
     """Base of every model with physical parameters; refuses values outside their range when constructed."""
 
     def __check_init__(self) -> None:

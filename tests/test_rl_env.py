@@ -144,9 +144,9 @@ def test_transitions_are_not_differentiated(env, getkey):
 def test_params_may_be_batched(env, getkey):
     weights = jnp.array([0.0, 10.0, 100.0])
     _, state = env.reset(getkey())
-    rewards = jax.vmap(lambda w: env.step(jax.random.key(0), state, jnp.asarray(1), env.default_params._replace(energy_weight=w))[2])(
-        weights
-    )
+    rewards = jax.vmap(
+        lambda w: env.step(jax.random.key(0), state, jnp.asarray(1), env.default_params._replace(energy_weight=w))[2]
+    )(weights)
     assert rewards[0] > rewards[1] > rewards[2]
 
 
@@ -161,7 +161,9 @@ def test_one_network_stream(getkey):
 def test_no_processor_is_best_everywhere(env, getkey):
     """The default platform is a real decision: with weights resident and everything idle, each processor wins somewhere."""
     _, states = jax.vmap(env.reset)(jax.random.split(getkey(), 2000))
-    wins = jax.jit(jax.vmap(rl.baselines(env)["cost-greedy"]))(jax.random.split(getkey(), 2000), jax.vmap(env.observe)(states), states)
+    wins = jax.jit(jax.vmap(rl.baselines(env)["cost-greedy"]))(
+        jax.random.split(getkey(), 2000), jax.vmap(env.observe)(states), states
+    )
     shares = np.bincount(np.asarray(wins), minlength=3) / 2000
     assert np.all(shares > 0.01), shares
 

@@ -46,9 +46,7 @@ def test_slack_greedy_by_hand(env, states):
 def test_cost_greedy_takes_the_best_immediate_reward(env, states):
     rewards = np.stack(
         [
-            np.asarray(
-                jax.vmap(lambda s, a=a: env.reward(s, env.outcome(s, jnp.asarray(a))[1], env.default_params))(states[1])
-            )
+            np.asarray(jax.vmap(lambda s, a=a: env.reward(s, env.outcome(s, jnp.asarray(a))[1], env.default_params))(states[1]))
             for a in range(3)
         ],
         axis=1,

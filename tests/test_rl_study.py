@@ -33,11 +33,22 @@ def study(tmp_path_factory):
 
 @pytest.mark.slow
 def test_everything_is_there(study):
-    assert {p.name for p in (study / "plots").iterdir()} == {f"{n}.png" for n in ("costs", "policies", "decisions", "learning", "sensitivity", "heat")}
+    assert {p.name for p in (study / "plots").iterdir()} == {
+        f"{n}.png" for n in ("costs", "policies", "decisions", "learning", "sensitivity", "heat")
+    }
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in (study / "plots").iterdir())
     results = json.loads((study / "results.json").read_text())
     assert results["profile"]["resnet8"]["macs_padded"] == 12_501_632
-    assert set(results["evaluation"]) == {"random", "always-cpu", "always-gpu", "always-pim", "threshold", "slack-greedy", "cost-greedy", "dqn-0"}
+    assert set(results["evaluation"]) == {
+        "random",
+        "always-cpu",
+        "always-gpu",
+        "always-pim",
+        "threshold",
+        "slack-greedy",
+        "cost-greedy",
+        "dqn-0",
+    }
     assert not any("seconds" in key or "time" in key for key in results)  # wall times live in timings.json
     assert json.loads((study / "timings.json").read_text())["training-0"] > 0
     with xarray.open_dataset(study / "sweep.nc", engine="h5netcdf") as data:

@@ -8,6 +8,7 @@ The leakage slope default 0.036 / K is HotSpot's (area law, valid about 300 K to
 """
 
 import abc
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -63,7 +64,7 @@ def other_operations(ops: OpTable) -> Float[Array, " ops"]:
     return jnp.maximum(jnp.asarray(ops.flops - 2 * ops.macs, dtype=float), 0.0)
 
 
-def as_arrays(ops: OpTable) -> OpTable:
+def as_arrays(ops: OpTable) -> Any:
     """The table's numbers as JAX arrays, of the default float type (the mask: bool), without its host-side information."""
     bare = ops.without_info()
     return jax.tree.map(lambda x: jnp.asarray(x, None if x.dtype == bool else float), bare)

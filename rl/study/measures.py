@@ -42,13 +42,19 @@ def costs(networks: Sequence[str], hardware: Sequence[str], temperature: float =
     found: dict[str, dict[str, Any]] = {name: {} for name in networks}
     for name in hardware:
         processor = costmodel.load_hardware(name)
-        costmodel.estimate(processor, load(networks[0]), conditions)  # refuses conditions out of range before tracing
-        price = jax.jit(jax.vmap(lambda ops, resident, p=processor: costmodel.estimate(p, ops, conditions._replace(resident=resident)), (0, None)))
+        price = jax.jit(
+            jax.vmap(
+                lambda ops, resident, p=processor: costmodel.estimate(p, ops, conditions._replace(resident=resident)), (0, None)
+            )
+        )
         resident, absent = price(tables, 1.0), price(tables, 0.0)
         for row, network in enumerate(networks):
             figures: dict[str, Any] = {field: float(getattr(resident, field)[row]) for field in UNITS if field != "bound"}
             figures["write_latency"] = float(absent.programming_latency[row] - resident.programming_latency[row])
-            found[network][name] = figures | {"bound": Bound(int(resident.bound[row])).name.lower(), "relaxation": resident.relaxation}
+            found[network][name] = figures | {
+                "bound": Bound(int(resident.bound[row])).name.lower(),
+                "relaxation": resident.relaxation,
+            }
     return found
 
 

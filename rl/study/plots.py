@@ -24,7 +24,7 @@ PALETTE = {
     "isaac": "#9d755d",
 }
 INK, FAINT = "#222222", "#999999"
-STYLE = {
+STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left",
     "font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "legend.frameon": False, "figure.dpi": 110, "savefig.bbox": "tight",
 }  # fmt: skip
@@ -170,6 +170,7 @@ def heat(path: Path) -> Figure:
         picks = [0, data.sizes[e] // 2, data.sizes[e] - 1]
         figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), sharey=True)
         levels = np.linspace(-1.5, 1.5, 13)
+        drawn: Any = None
         for axis, pick in zip(axes, picks, strict=True):
             lost = np.log10(np.maximum(data["lost_share_of_budget"].isel({e: pick}).values, 1e-12))
             drawn = axis.contourf(data[p], data[r], np.clip(lost, -1.5, 1.5), levels=levels, cmap="RdYlGn_r")

@@ -82,7 +82,18 @@ def cost_table(networks: Sequence[str] | None, on: Sequence[str] | None, tempera
             shown = [quantity(value[f], u) for f, u in (("latency", "s"), ("energy", "J"), ("power", "W"), ("bytes_moved", "B"))]
             share = [f"{100 * value['utilization']:.2f} %", value["bound"], f"{100 * value['memory']:.0f} %"]
             rows.append([network, name, *shown, *share, quantity(value["write_latency"], "s")])
-    header = ["network", "processor", "latency", "energy", "power", "bytes moved", "utilization", "bound", "weight memory", "to write weights"]
+    header = [
+        "network",
+        "processor",
+        "latency",
+        "energy",
+        "power",
+        "bytes moved",
+        "utilization",
+        "bound",
+        "weight memory",
+        "to write weights",
+    ]
     return render(header, rows, f"weights resident, {temperature:g} C, policy {costmodel.HARD}", 2), values
 
 
