@@ -69,5 +69,6 @@ class Cost(eqx.Module):
 
 UNITS = {
     "latency": "s", "energy": "J", "dynamic_energy": "J", "static_energy": "J", "programming_latency": "s",
-    "programming_energy": "J", "power": "W", "bytes_moved": "B", "utilization": "1", "bound": "Bound", "memory": "1", "reads": "1",
+    "programming_energy": "J", "power": "W", "bytes_moved": "B", "utilization": "1", "bound": "Bound", "memory": "1",
+    "reads": "1",
 }  # fmt: skip

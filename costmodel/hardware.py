@@ -6,7 +6,8 @@ edge-gpu    A GPU of the Jetson Nano class, fp16: 128 Maxwell cores x 2 x 921 MH
             specification). Efficiencies, launch overhead, powers and sleep behaviour are assumed.
 isaac       ISAAC-CE (ISCA 2016): 41.29 TOPS and 65.8 W at 16 bit.
 edge-pim    A small resistive macro: 208 arrays of 128 x 128 two-bit cells, 8-bit operands, copper-oxide cells that are cheap
-            to integrate and forget in seconds when hot, read at 0.2 V (ISAAC's cell in CiMLoop). Assumed from the parts of ISAAC, slower periphery.
+            to integrate and forget in seconds when hot, read at 0.2 V
+            (ISAAC's cell in CiMLoop). Assumed from the parts of ISAAC, slower periphery.
 """
 
 from collections.abc import Callable

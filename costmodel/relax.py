@@ -130,7 +130,8 @@ def minimum(a: Value, b: Value, policy: Relaxation = HARD) -> Float[Array, "..."
     exact = jnp.minimum(a, b)
     if policy.name == "hard":
         return exact
-    smooth = a * (b / jnp.maximum(maximum(a, b, policy=dataclasses.replace(policy, name="soft")), jnp.finfo(a.dtype).tiny))
+    larger = maximum(a, b, policy=dataclasses.replace(policy, name="soft"))
+    smooth = a * (b / jnp.where(exact > 0, larger, 1.0))
     return _through(exact, smooth) if policy.name == "straight_through" else smooth
 
 

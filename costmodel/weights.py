@@ -66,7 +66,7 @@ def retention_margin(
     reads: Array,
     log_budget: Array,
 ) -> Float[Array, ""]:
-    """ln(hazard budget / lost fraction) of a network's weights at the result of a run that takes `latency` (s); negative: lost."""
+    """ln(hazard budget / lost fraction) of a network's weights when a run of `latency` (s) ends; negative: they are lost."""
     mine = jax.nn.one_hot(network, cells.resident.shape[-1], dtype=cells.resident.dtype)
     start = jnp.where(writing > 0, JUST_WRITTEN, jnp.sum(mine * cells.log_hazard))
     return jnp.minimum(log_budget - _log_add(start, cell.log_loss(temperature, latency, reads)), NO_CELLS)

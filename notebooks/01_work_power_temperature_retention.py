@@ -33,7 +33,7 @@ import workloads
 ops = workloads.load("resnet8")
 print(f"{ops.n_ops} operations, {ops.total('macs'):,} MACs with zero padding, {ops.total('macs_valid'):,} without")
 print(
-    f"{ops.info.parameters:,} parameters, at most {ops.peak_live:,} activations alive at once, at {ops.info.op_names[ops.info.peak_op]}"
+    f"{ops.info.parameters:,} parameters, at most {ops.peak_live:,} activations alive, at {ops.info.op_names[ops.info.peak_op]}"
 )
 
 # %% [markdown]
@@ -43,9 +43,8 @@ print(
 # %%
 for name in costmodel.list_hardware():
     cost = costmodel.estimate(costmodel.load_hardware(name), ops)
-    print(
-        f"{name:10}  {1e3 * cost.latency:8.3f} ms  {1e3 * cost.energy:8.4f} mJ  {cost.power:8.3f} W  {costmodel.Bound(int(cost.bound)).name.lower()}"
-    )
+    bound = costmodel.Bound(int(cost.bound)).name.lower()
+    print(f"{name:10}  {1e3 * cost.latency:8.3f} ms  {1e3 * cost.energy:8.4f} mJ  {cost.power:8.3f} W  {bound}")
 
 # %% [markdown]
 # ## Power makes temperature
@@ -83,8 +82,8 @@ plt.show()
 
 # %% [markdown]
 # ## The whole chain
-# `costmodel.step` is the only place where cost, heat and reliability meet. Here the GPU gets a burst of video frames every five seconds,
-# while weights wait in the memory chip next to it.
+# `costmodel.step` is the only place where cost, heat and reliability meet. Here the GPU gets a burst of video frames every
+# five seconds, while weights wait in the memory chip next to it.
 
 # %%
 FRAMES, GAP, BURSTS = 4000, 5.0, 240
@@ -112,8 +111,8 @@ print(f"after 20 minutes the memory chip is at {end.temperature[2] - 273.15:.1f}
 
 # %% [markdown]
 # ## Gradients
-# One reverse pass gives the derivative of that lost share in every labelled parameter of all processors, the package and the cells.
-# Elasticity is per cent per cent.
+# One reverse pass gives the derivative of that lost share in every labelled parameter of all processors, the package and
+# the cells. Elasticity is per cent per cent.
 
 # %%
 table = costmodel.sensitivity(lambda platform: play(platform)[0], platform)

@@ -68,8 +68,8 @@ plt.show()
 # The staircase on the right is real: tiles are whole. That is why a gradient needs a policy.
 #
 # ## Three policies
-# `HARD` is exact and its slope is zero through every rounding. `STRAIGHT_THROUGH` keeps the exact value and takes the slope of the smooth
-# relaxation. `soft(s)` is smooth in value and slope. The policy stands in the signature and in the result.
+# `HARD` is exact and its slope is zero through every rounding. `STRAIGHT_THROUGH` keeps the exact value and takes the slope of the
+# smooth relaxation. `soft(s)` is smooth in value and slope. The policy stands in the signature and in the result.
 
 # %%
 for policy in (costmodel.HARD, costmodel.STRAIGHT_THROUGH, costmodel.soft(8)):
@@ -93,7 +93,8 @@ plt.show()
 
 # %% [markdown]
 # ## Gradients of a whole batch
-# `batched_gradients` works through any number of states in chunks inside one program: bounded memory, and faster than one big `vmap`.
+# `batched_gradients` works through any number of states in chunks inside one program: bounded memory, and faster than
+# one big `vmap`.
 
 # %%
 n = 50_000

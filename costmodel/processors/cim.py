@@ -146,7 +146,9 @@ class CrossbarChip(Processor):
     def tiles(self, ops: OpTable, relaxation: Relaxation = relax.HARD) -> Float[Array, " ops"]:
         """Arrays needed to hold each operation's weights once (a float); 0 for operations without matrix products."""
         t, filters = as_arrays(ops), self.filters_per_array(relaxation)
-        beside = relax.minimum(relax.floor_div(self.rows, t.k, relaxation), relax.floor_div(filters, t.n, relaxation), relaxation)
+        beside = jnp.minimum(
+            relax.floor_div(self.rows, t.k, relaxation), relax.floor_div(filters, t.n, relaxation)
+        )  # never softer
         sharing = jnp.clip(beside, 1.0, t.groups)
         per_group = relax.ceil_div(t.k, self.rows, relaxation) * relax.ceil_div(t.n, filters, relaxation)
         return masked(jnp.where(t.macs > 0, relax.ceil_div(t.groups, sharing, relaxation) * per_group, 0.0), t)

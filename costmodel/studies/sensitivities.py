@@ -58,8 +58,8 @@ class SensitivityTable(NamedTuple):
 def sensitivity(objective: Callable[..., Any], tree: Any, relaxation: Relaxation = STRAIGHT_THROUGH) -> SensitivityTable:
     """Labelled gradients and elasticities of a scalar `objective(tree)` or `objective(tree, relaxation)`.
 
-    An objective that takes no relaxation decides its own policy, and the table says "objective's own". Vector parameters get one row per
-    element, "label[i]". Every gradient is finite; ValueError if the objective is not a finite scalar.
+    An objective that takes no relaxation decides its own policy, and the table says "objective's own". Vector parameters get
+    one row per element, "label[i]". Every gradient is finite; ValueError if the objective is not a finite scalar.
     """
     takes_policy = _takes_policy(objective)
     function = (lambda t: objective(t, relaxation)) if takes_policy else objective

@@ -57,8 +57,8 @@ class RoutingState(NamedTuple):
 class SchedulingEnv:
     """The environment of one platform and one task stream.
 
-    Actions are indices into `platform.names`. The observation is a vector of `len(observation_names)` entries, each log-scaled or of order one;
-    `observation_names` says what every entry is. ValueError if a stream names an unknown network.
+    Actions are indices into `platform.names`. The observation is a vector of `len(observation_names)` entries, each log-scaled or
+    of order one; `observation_names` says what every entry is. ValueError if a stream names an unknown network.
     """
 
     def __init__(self, platform: Platform, stream: TaskStream | None = None) -> None:
@@ -135,8 +135,8 @@ class SchedulingEnv:
     ) -> tuple[Float[Array, " entries"], RoutingState, Float[Array, ""], Array, Array, dict[str, Any]]:
         """Decide one task: (observation, state, reward, terminated, truncated, info), with auto-reset.
 
-        After the last task of an episode, observation and state are those of the next one; `info["final_observation"]` is the ended one's.
-        `info` also has the step's `Outcome`.
+        After the last task of an episode, observation and state are those of the next one; `info["final_observation"]` is the
+        ended one's. `info` also has the step's `Outcome`.
         """
         params = self.default_params if params is None else params
         key_step, key_reset = jax.random.split(key)

@@ -1,4 +1,4 @@
-"""One exact step of 10,000 different two-node networks against scipy.integrate.solve_ivp (RK45 and LSODA, rtol 1e-6) in one run."""
+"""One exact step of 10,000 different two-node networks against scipy.integrate.solve_ivp (RK45, LSODA, rtol 1e-6)."""
 
 import time
 
