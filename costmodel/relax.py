@@ -131,7 +131,7 @@ def minimum(a: Value, b: Value, policy: Relaxation = HARD) -> Float[Array, "..."
     if policy.name == "hard":
         return exact
     larger = maximum(a, b, policy=dataclasses.replace(policy, name="soft"))
-    smooth = a * (b / jnp.where(exact > 0, larger, 1.0))
+    smooth = a * (b / jnp.where(jnp.maximum(a, b) > 0, larger, 1.0))
     return _through(exact, smooth) if policy.name == "straight_through" else smooth
 
 

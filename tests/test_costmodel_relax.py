@@ -256,6 +256,16 @@ def test_slopes_of_the_maximum_are_finite_everywhere(policy):
         assert np.isfinite(values).all() and (values >= 0).all() and (values <= 1 + 1e-6).all()
 
 
+@pytest.mark.parametrize("policy", POLICIES, ids=str)
+def test_minimum_of_nothing_is_nothing_and_its_slopes_are_finite(policy):
+    grid = jnp.asarray([0.0, 1e-15, 1.0, 1.0000001, 3.0, 1e15], float)
+    a, b = (x.ravel() for x in jnp.meshgrid(grid, grid))
+    assert (np.asarray(minimum(a, b, policy=policy))[np.asarray(a * b) == 0] == 0).all()
+    for values in jax.vmap(jax.grad(lambda a, b: minimum(a, b, policy=policy), argnums=(0, 1)))(a, b):
+        values = np.asarray(values)
+        assert np.isfinite(values).all() and (values >= -1e-6).all() and (values <= 1 + 1e-6).all()
+
+
 @pytest.mark.parametrize("function", [maximum, minimum])
 @pytest.mark.parametrize("sharpness", [1.0, 2.5, 8.0, 20.0])
 def test_soft_maximum_and_minimum_slopes(function, sharpness):

@@ -23,7 +23,7 @@ from rl.agents.q_learning import (
     refreshed_target,
     td_target,
 )
-from rl.agents.replay import Transition, add_rows, empty_ring, sample_rows, scaled_integers
+from rl.agents.replay import Transition, empty_transition, make_replay
 from rl.agents.training import load_agent, train, train_many
 from rl.checkpoints import CheckpointError
 from rl.envs.routing import SchedulingEnv
@@ -141,7 +141,8 @@ def test_a_time_limit_is_stored_with_its_final_observation_and_keeps_the_bootstr
     """With epsilon 1 lanes run into both ends; the stored rows follow the corridor's rule, not the reset."""
     config = dataclasses.replace(SMALL, epsilon_end=1.0, total_steps=400)
     program = make_program(Corridor(), config)
-    ring = jax.jit(lambda key: program.run(program.init(key), 1))(jax.random.key(0)).replay
+    buffer = jax.jit(lambda key: program.run(program.init(key), 1))(jax.random.key(0)).replay
+    ring = jax.tree.map(lambda leaf: leaf[0], buffer.experience)
     cell, following = np.argmax(ring.features, axis=1), np.argmax(ring.next_features, axis=1)
     np.testing.assert_array_equal(following, np.clip(cell + np.where(ring.action == 1, 1, -1), 0, 4))
     np.testing.assert_array_equal(ring.terminated, following == 4)
@@ -231,27 +232,26 @@ def test_learning_rate_falls_with_updates_and_the_gradient_norm_is_clipped() -> 
 # Replay.
 
 
-def test_scaled_integers_are_exact(getkey: Any) -> None:
-    bits = jax.random.bits(getkey(), (5000,), jnp.uint32)
-    for bound in (1, 3, 128, 10_000, 65_535, 65_536, 65_537, 1_000_003, 2**31 - 1):
-        expected = [(int(word) * bound) >> 32 for word in np.asarray(bits)]
-        np.testing.assert_array_equal(scaled_integers(bits, jnp.int32(bound)), expected)
+def test_the_buffer_overwrites_the_oldest_and_draws_every_present_row(getkey: Any) -> None:
+    replay = make_replay(dataclasses.replace(SMALL, buffer_size=8, num_envs=2, batch_size=8, learning_starts=8))
+    state, add = replay.init(empty_transition(1)), jax.jit(replay.add)
 
+    def block(state: Any, number: int) -> Any:
+        values = 2 * number + jnp.arange(2, dtype=jnp.float32)
+        return add(state, Transition(values[:, None], jnp.zeros(2, jnp.int32), values, values[:, None], jnp.zeros(2, bool)))
 
-def test_the_ring_overwrites_the_oldest_and_draws_every_present_row(getkey: Any) -> None:
-    ring = empty_ring(8, 1)
-    for block in range(3):
-        values = 2 * block + jnp.arange(2, dtype=jnp.float32)
-        rows = Transition(values[:, None], jnp.zeros(2, jnp.int32), values, values[:, None], jnp.zeros(2, bool))
-        ring = add_rows(ring, rows, jnp.int32(2 * block))
-    drawn = np.asarray(sample_rows(ring, getkey(), 6000, jnp.int32(6)).reward)
-    counts = np.bincount(drawn.astype(int), minlength=6)
-    assert counts.size == 6 and abs(counts - 1000).max() < 130  # 4.5 standard deviations
-    for block in range(3, 6):
-        values = 2 * block + jnp.arange(2, dtype=jnp.float32)
-        rows = Transition(values[:, None], jnp.zeros(2, jnp.int32), values, values[:, None], jnp.zeros(2, bool))
-        ring = add_rows(ring, rows, jnp.int32(2 * block))
-    np.testing.assert_array_equal(ring.reward, [8, 9, 10, 11, 4, 5, 6, 7])
+    def drawn(state: Any) -> Any:
+        batches = jax.vmap(lambda key: replay.sample(state, key).experience.reward)(jax.random.split(getkey(), 750))
+        return np.bincount(np.asarray(batches).ravel().astype(int))
+
+    for number in range(3):
+        state = block(state, number)
+    counts = drawn(state)
+    assert counts.size == 6 and abs(counts - 1000).max() < 130  # 6000 draws of 6 rows: 4.5 standard deviations
+    for number in range(3, 6):
+        state = block(state, number)
+    counts = drawn(state)
+    assert counts[:4].sum() == 0 and abs(counts[4:] - 750).max() < 120  # 8 rows remain, numbers 4 to 11
 
 
 # The program.

@@ -148,7 +148,7 @@ class CrossbarChip(Processor):
         t, filters = as_arrays(ops), self.filters_per_array(relaxation)
         beside = jnp.minimum(
             relax.floor_div(self.rows, t.k, relaxation), relax.floor_div(filters, t.n, relaxation)
-        )  # never softer
+        )  # exact: a p-norm would share less than fits
         sharing = jnp.clip(beside, 1.0, t.groups)
         per_group = relax.ceil_div(t.k, self.rows, relaxation) * relax.ceil_div(t.n, filters, relaxation)
         return masked(jnp.where(t.macs > 0, relax.ceil_div(t.groups, sharing, relaxation) * per_group, 0.0), t)

@@ -2,7 +2,7 @@
 
 One iteration steps every lane until `train_every` environment steps have passed (at least once), then makes the
 updates that are due (`q_learning.learn`). Whether learning has begun depends on the iteration counter only, never on
-lane data, so that the branch stays a branch when seeds are batched; the replay ring is read there but never carried
+lane data, so that the branch stays a branch when seeds are batched; the replay buffer is read there but never carried
 through it. Everything that changes is in `TrainState`, the metrics included: running it in one go, in chunks, or after
 a restart is the same sequence of operations.
 
@@ -24,7 +24,7 @@ from rl.agents.dqn_config import DQNConfig
 from rl.agents.networks import DuelingQNetwork, action_values
 from rl.agents.q_learning import Learner, epsilon_at, epsilon_greedy, init_learner, learn, make_optimizer
 from rl.agents.records import Metrics, Tally, empty_metrics, empty_tally, metrics_row
-from rl.agents.replay import Transition, add_rows, empty_ring, sample_rows
+from rl.agents.replay import Transition, empty_transition, make_replay
 
 __all__ = ["DQNConfig", "Metrics", "Program", "TrainResult", "TrainState", "greedy_policy", "make_program", "make_train"]
 
@@ -45,7 +45,7 @@ class TrainState(NamedTuple):
     key: PRNGKeyArray
     learner: Learner
     lanes: Lanes
-    replay: Transition
+    replay: PyTree
     metrics: Metrics
 
 
@@ -109,6 +109,7 @@ class Machine(NamedTuple):
     config: DQNConfig
     network: Any
     optimizer: Any
+    replay: Any
 
 
 def reset_lanes(machine: Machine, key: PRNGKeyArray) -> Lanes:
@@ -142,16 +143,16 @@ def step_lanes(
 
 
 def collect(machine: Machine, state: TrainState, tally: Tally, key: PRNGKeyArray) -> tuple[TrainState, Tally]:
-    """The vector steps of one iteration, written into the replay ring."""
+    """The vector steps of one iteration, written into the replay buffer."""
     count = machine.config.num_envs
     start = state.iteration * machine.config.steps_per_iteration
 
-    def body(k: Any, carry: tuple[Lanes, Tally, Transition]) -> tuple[Lanes, Tally, Transition]:
+    def body(k: Any, carry: tuple[Lanes, Tally, PyTree]) -> tuple[Lanes, Tally, PyTree]:
         lanes, tally, replay = carry
         epsilon = epsilon_at(machine.config, start + k * count)
         step_key = jax.random.fold_in(key, k)
         lanes, tally, rows = step_lanes(machine, lanes, tally, state.learner.params, step_key, epsilon)
-        return lanes, tally, add_rows(replay, rows, start + k * count)
+        return lanes, tally, machine.replay.add(replay, rows)
 
     vector_steps = machine.config.steps_per_iteration // count
     lanes, tally, replay = repeat(vector_steps, body, (state.lanes, tally, state.replay))
@@ -161,10 +162,8 @@ def collect(machine: Machine, state: TrainState, tally: Tally, key: PRNGKeyArray
 def improve(machine: Machine, state: TrainState, tally: Tally, key: PRNGKeyArray) -> tuple[TrainState, Tally]:
     """The updates of one iteration; none while warming up."""
     config = machine.config
-    written = (state.iteration + 1) * config.steps_per_iteration
-
     def update(k: Any, carry: tuple[Learner, Tally]) -> tuple[Learner, Tally]:
-        batch = sample_rows(state.replay, jax.random.fold_in(key, k), config.batch_size, written)
+        batch = machine.replay.sample(state.replay, jax.random.fold_in(key, k)).experience
         learner, report = learn(config, machine.network, machine.optimizer, carry[0], batch)
         tally = carry[1]
         return learner, tally._replace(
@@ -207,7 +206,7 @@ def make_program(env: Any, config: DQNConfig, params: PyTree = None) -> Program:
     env_params = env.default_params if params is None else params
     num_actions = int(env.num_actions)
     num_features = math.prod(env.observation_space(env_params).shape)
-    machine = Machine(env, env_params, config, make_network(config, num_actions), make_optimizer(config))
+    machine = Machine(env, env_params, config, make_network(config, num_actions), make_optimizer(config), make_replay(config))
 
     def init(key: PRNGKeyArray) -> TrainState:
         key, network_key, lanes_key = jax.random.split(key, 3)
@@ -216,7 +215,7 @@ def make_program(env: Any, config: DQNConfig, params: PyTree = None) -> Program:
             key=key,
             learner=init_learner(machine.network, machine.optimizer, network_key, num_features),
             lanes=reset_lanes(machine, lanes_key),
-            replay=empty_ring(config.buffer_size, num_features),
+            replay=machine.replay.init(empty_transition(num_features)),
             metrics=empty_metrics(config.rows),
         )
 
