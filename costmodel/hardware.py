@@ -5,9 +5,8 @@ stm32l4r5   Cortex-M4F at 120 MHz, int8. Two efficiencies (convolution, dense) a
 edge-gpu    A GPU of the Jetson Nano class, fp16: 128 Maxwell cores x 2 x 921 MHz = 236 GMAC/s, 25.6 GB/s LPDDR4 (public
             specification). Efficiencies, launch overhead, powers and sleep behaviour are assumed.
 isaac       ISAAC-CE (ISCA 2016): 41.29 TOPS and 65.8 W at 16 bit.
-edge-pim    A small resistive macro: 208 arrays of 128 x 128 two-bit cells, 8-bit operands, copper-oxide cells that are cheap
-            to integrate and forget in seconds when hot, read at 0.2 V
-            (ISAAC's cell in CiMLoop). Assumed from the parts of ISAAC, slower periphery.
+edge-pim    A small resistive macro: 208 arrays of 128 x 128 two-bit cells, 8-bit operands, conductive-bridge cells that
+            forget in seconds when hot, read at 0.2 V (ISAAC's cell in CiMLoop). Else assumed from the parts of ISAAC.
 """
 
 from collections.abc import Callable
@@ -16,50 +15,58 @@ from costmodel.platform import Platform
 from costmodel.processors.base import Processor
 from costmodel.processors.cim import CrossbarChip
 from costmodel.processors.roofline import Roofline
-from physics import SharedPackage, load_device, replace, unknown_name
+from physics import SharedPackage, load_device, replace, unknown_name, with_sources
 
-CLOCK, LANES = 120e6, 2  # STM32L4R5: Hz (submission), int16 MACs per cycle (SMLAD)
-# Energy / latency of the two calibration networks: 6919 uJ / 165.1 ms and 203 uJ / 5.26 ms; mean 40.2 mW.
-STM_POWER = 0.5 * (6919e-6 / 165.1e-3 + 203e-6 / 5.26e-3)
+CLOCK, LANES = 120e6, 2  # STM32L4R5: Hz, int16 MACs per cycle (SMLAD)
+ASSUMED = "assumed"
+M4 = "STM32L4R5ZI, MLPerf Tiny v1.2 submission: 120 MHz"
+FITTED = "calibrated on MLPerf Tiny v1.2 ic and ad (ST X-CUBE-AI), see costmodel.studies.validation"
+NANO = "Jetson Nano public specification: 128 Maxwell cores at 921 MHz, two fp16 per lane, LPDDR4 25.6 GB/s"
 
 
 def stm32l4r5() -> Roofline:
-    """STM32L4R5ZI at 120 MHz with ST's v1.2 software; efficiencies as `costmodel.studies.validation` calibrates them."""
-    return Roofline(
-        peak_macs=CLOCK * LANES,
-        vector_rate=CLOCK * 4,  # four int8 lanes
-        bandwidth=CLOCK * 4,  # 32-bit bus
-        overhead=0.0,
-        efficiency_conv=0.3164,
-        efficiency_depthwise=0.3164,
-        efficiency_dense=0.2098,
-        operand_bits=8,
-        active_power=STM_POWER,
-        leakage_power=10e-6,
-        sleep_fraction=0.3,
-        wake_time=5e-6,
+    """STM32L4R5ZI at 120 MHz with ST's v1.2 software; kws and vww of MLPerf Tiny are predictions of it."""
+    return with_sources(
+        Roofline(),
+        {
+            "peak_macs": (CLOCK * LANES, f"{M4}, two int16 MACs per cycle (SMLAD)"),
+            "vector_rate": (CLOCK * 4, f"{M4}, four int8 lanes"),
+            "bandwidth": (CLOCK * 4, f"{M4}, 32-bit bus"),
+            "overhead": (0.0, "assumed: calls cost nothing beside milliseconds"),
+            "efficiency_conv": (0.3164, FITTED),
+            "efficiency_depthwise": (0.3164, "assumed: that of convolutions"),
+            "efficiency_dense": (0.2095, FITTED),
+            "operand_bits": (8, M4 + ", int8"),
+            "active_power": (0.5 * (6919e-6 / 165.1e-3 + 203e-6 / 5.26e-3), FITTED + ": mean of energy / latency"),
+            "leakage_power": (10e-6, "assumed: microamperes in stop mode"),
+            "sleep_fraction": (0.3, ASSUMED),
+            "wake_time": (5e-6, "AN4621: microseconds from stop mode"),
+        },
     )
 
 
 def edge_gpu() -> Roofline:
     """A Jetson Nano class GPU at fp16 with its memory."""
-    return Roofline(
-        peak_macs=128 * 2 * 921e6,
-        vector_rate=128 * 921e6,
-        bandwidth=25.6e9,
-        overhead=20e-6,
-        efficiency_conv=0.3,
-        efficiency_depthwise=0.05,
-        efficiency_dense=0.2,
-        operand_bits=16,
-        energy_per_mac=10e-12,
-        energy_per_byte=40e-12,
-        active_power=1.5,
-        leakage_power=0.3,
-        sleep_fraction=0.002,
-        linger=0.1,
-        wake_time=5e-3,
-        wake_energy=10e-3,
+    return with_sources(
+        Roofline(),
+        {
+            "peak_macs": (128 * 2 * 921e6, NANO),
+            "vector_rate": (128 * 921e6, NANO),
+            "bandwidth": (25.6e9, NANO),
+            "overhead": (20e-6, "assumed: one kernel launch"),
+            "efficiency_conv": (0.3, ASSUMED),
+            "efficiency_depthwise": (0.05, ASSUMED),
+            "efficiency_dense": (0.2, ASSUMED),
+            "operand_bits": (16, NANO),
+            "energy_per_mac": (10e-12, "assumed: 20 nm, fp16"),
+            "energy_per_byte": (40e-12, "assumed: LPDDR4"),
+            "active_power": (1.5, "assumed: clocks and memory controller"),
+            "leakage_power": (0.3, ASSUMED),
+            "sleep_fraction": (0.002, "assumed: power rail off"),
+            "linger": (0.1, "assumed: autosuspend delay"),
+            "wake_time": (5e-3, "assumed: power rail on, context restored"),
+            "wake_energy": (10e-3, "assumed: 2 W for the wake time"),
+        },
     )
 
 
@@ -69,23 +76,24 @@ def isaac() -> CrossbarChip:
 
 
 def edge_pim() -> CrossbarChip:
-    """A 208-array macro that keeps each weight once: 1 MiB of 8-bit weights if every cell could be used."""
-    return CrossbarChip(
-        elements=1,
-        units=26,
-        arrays=8,
-        weight_bits=8,
-        input_bits=8,
-        digital_rate=1e9,
-        buffer_bandwidth=4e9,
-        standby_power=100e-6,
-        leakage_fraction=0.002,
-        sleep_fraction=0.02,
-        write_arrays=1,
-        verify_time=1e-6,
-        wake_time=50e-6,
-        cell=replace(load_device("cbram"), {"read_voltage": 0.2}),
-        scope="layer",
+    """A 208-array macro that keeps each weight once: 0.85 million 8-bit weights if every cell could be used."""
+    return with_sources(
+        CrossbarChip(cell=replace(load_device("cbram"), {"read_voltage": 0.2}), scope="layer"),
+        {
+            "elements": (1, ASSUMED),
+            "units": (26, ASSUMED),
+            "arrays": (8, ASSUMED),
+            "weight_bits": (8, "assumed: int8 networks"),
+            "input_bits": (8, "assumed: int8 networks"),
+            "digital_rate": (1e9, ASSUMED),
+            "buffer_bandwidth": (4e9, ASSUMED),
+            "standby_power": (100e-6, ASSUMED),
+            "leakage_fraction": (0.002, "assumed: low-leakage process"),
+            "sleep_fraction": (0.02, ASSUMED),
+            "write_arrays": (1, "assumed: one write driver"),
+            "verify_time": (1e-6, "assumed: one read and compare per pulse"),
+            "wake_time": (50e-6, ASSUMED),
+        },
     )
 
 

@@ -76,7 +76,7 @@ class Platform(ParameterTree):
         assert isinstance(chip, CrossbarChip)
         return chip
 
-    def initial_state(self, ambient: float = 318.15, workloads: int = 1) -> "PlatformState":
+    def initial_state(self, ambient: Float[Array, ""] | float = 318.15, workloads: int = 1) -> "PlatformState":
         """Everything idle, at ambient temperature (K), no weights resident, for `workloads` distinct networks (>= 1)."""
         if isinstance(ambient, int | float) and not 200.0 <= ambient <= 500.0:
             raise ValueError(f"ambient = {ambient:g} K is outside its range [200, 500] K")

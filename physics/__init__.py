@@ -20,6 +20,7 @@ from physics.params import (
     replace,
     unknown_name,
     values,
+    with_sources,
 )
 from physics.thermal.lumped import Ladder, TwoNode, default_package
 from physics.thermal.modal import Bounded, Modes
@@ -70,4 +71,5 @@ __all__ = [
     "to_celsius",
     "unknown_name",
     "values",
+    "with_sources",
 ]

@@ -12,7 +12,7 @@ a traced value cannot be checked and is passed through.
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar, cast
 
 import equinox as eqx
 import jax
@@ -166,6 +166,13 @@ def replace(tree: Tree, changes: Mapping[str, Any]) -> Tree:
         check_range(label, leaf, found.param)
         tree = eqx.tree_at(lambda t, path=label: _get(t, path), tree, leaf)
     return tree
+
+
+def with_sources(tree: Tree, numbers: Mapping[str, tuple[float, str]]) -> Tree:
+    """A named device: `tree`, which has a static field `sources`, with (value, source) set for every label in `numbers`."""
+    changed = replace(tree, {label: value for label, (value, _) in numbers.items()})
+    citations = tuple((label, source) for label, (_, source) in numbers.items())
+    return cast(Tree, dataclasses.replace(cast(Any, changed), sources=citations))
 
 
 def _get(tree: Any, label: str) -> Any:

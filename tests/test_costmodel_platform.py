@@ -12,6 +12,7 @@ import scipy.linalg
 
 from costmodel import (
     CellState,
+    Conditions,
     CrossbarChip,
     Decision,
     Offer,
@@ -19,6 +20,7 @@ from costmodel import (
     PlatformState,
     Roofline,
     Task,
+    estimate,
     load_platform,
     make_offer,
     make_offers,
@@ -196,7 +198,7 @@ class Simulator:
                     self.work[i], self.idle_since[i] = [], self.time + queue
                 asleep_at = self.idle_since[i] + float(processor.linger)
                 awake = min(max(asleep_at - self.time, 0.0), gap)
-            leakage, standby = (float(x) for x in processor.reference_static_power(None))
+            leakage, standby = (float(x) for x in processor.reference_static_power(Conditions()))
             exponent = min(float(processor.leakage_slope) * (now[i] - float(processor.temperature_ref)), 4.0)
             static = leakage * math.exp(exponent) + standby
             static_energy = static * (awake + float(processor.sleep_fraction) * (gap - awake))
@@ -340,7 +342,7 @@ def test_the_thermal_state_is_the_networks_own_step(platform):
     leakage = []
     for name, temperature, awake in zip(platform.names, (350.0, 342.0, 339.0), (0.7, 0.0, 0.0), strict=True):
         part = platform.processors[name]
-        reference, standby = (float(x) for x in part.reference_static_power(None))
+        reference, standby = (float(x) for x in part.reference_static_power(Conditions()))
         static = reference * math.exp(0.036 * (temperature - 318.15)) + standby
         leakage.append(static * (awake + float(part.sleep_fraction) * (0.7 - awake)) / 0.7)
     power = np.array([4.2 / 0.7 + leakage[0], leakage[1], leakage[2], 0.0, 0.0])
@@ -377,7 +379,7 @@ def test_splitting_a_busy_gap_changes_nothing(platform):
 def test_splitting_any_gap_keeps_the_energy(platform):
     # waking, running, lingering and sleeping all fall somewhere inside: with constant leakage the sum is the same
     frozen = steady(platform)
-    state, started = step(frozen, frozen.initial_state(330.0, 2), one_task(frozen, gap=0.01, latency=0.5, energy=3.0), on(0))
+    state, _ = step(frozen, frozen.initial_state(330.0, 2), one_task(frozen, gap=0.01, latency=0.5, energy=3.0), on(0))
     _, whole = step(frozen, state, one_task(frozen, gap=3.0), on(2))
     for pieces in ([1.5, 1.5], [0.1, 0.5, 0.05, 0.3, 2.05], [0.02] * 150):
         at, total = state, 0.0
@@ -454,8 +456,7 @@ def test_a_very_long_queue_stays_finite_and_drains(platform):
 def test_states_stay_finite_at_the_ends_of_the_temperature_range(platform, roll, ambient):
     tasks, decisions = jax.tree.map(lambda x: x[None], random_tasks(11, STEPS, 3.0))
     states = jax.tree.map(lambda x: jnp.asarray(x)[None], platform.initial_state(ambient, NETWORKS))
-    final, outcomes = roll(platform, states, jax.tree.map(lambda x: jnp.tile(x, (3,) + (1,) * (x.ndim - 1)), tasks)
-                           if False else tasks, decisions)  # fmt: skip
+    final, outcomes = roll(platform, states, tasks, decisions)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((final, outcomes)))
 
 
@@ -546,8 +547,6 @@ def test_hazards_add_up_like_a_float64_sum(platform):
 def test_without_reads_only_time_counts(platform):
     state = platform.initial_state(350.0, 1)
     after, _ = step(platform, state, one_task(platform, gap=2.0, latency=0.1, memory=0.2), on(1))
-    mean = platform.package.network()
-    del mean
     hot, cold = (log_retention(platform.chip("pim").cell, float(t)) for t in (after.temperature[1], 350.0))
     got = float(after.cells["pim"].log_hazard[0])
     assert math.log(2.0) - cold <= got <= math.log(2.0) - hot  # between the hazards at the first and the last temperature
@@ -730,8 +729,6 @@ def test_offers_are_the_costs_of_resident_weights_and_of_writing_them():
     platform = load_platform("edge")
     table = slow_tables()[0]
     offer = make_offer(platform, table)
-    from costmodel import Conditions, estimate  # noqa: PLC0415
-
     for i, name in enumerate(platform.names):
         resident, empty = (estimate(platform.processors[name], table, Conditions(resident=r)) for r in (1.0, 0.0))
         np.testing.assert_allclose(offer.latency[i] + offer.write_latency[i], empty.latency, rtol=1e-5)

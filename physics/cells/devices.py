@@ -11,8 +11,7 @@ values come from NVSim's published sample cells, endurance from published ranges
 `describe(load_device(name))` prints all values with their sources.
 """
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -23,7 +22,7 @@ from physics.cells.disturb import MagneticDisturb, ResistiveDisturb
 from physics.cells.endurance import Endurance
 from physics.cells.logs import log_amount, log_sum
 from physics.cells.retention import Retention, RetentionLaw, ThermalStability
-from physics.params import ParameterTree, param, replace, unknown_name
+from physics.params import ParameterTree, param, unknown_name
 from physics.types import Result, Value
 
 RRAM = "NVSim sample_RRAM.cell"
@@ -86,17 +85,11 @@ class Cell(ParameterTree):
         return temperature + self.r_thermal * self.write_energy / self.write_time
 
 
-def _device(name: str, cell: Cell, numbers: Mapping[str, tuple[float, str]]) -> Cell:
-    """`cell` with (value, source) set for every label in `numbers`."""
-    cell = replace(cell, {label: value for label, (value, _) in numbers.items()})
-    return dataclasses.replace(cell, name=name, sources=tuple((label, source) for label, (_, source) in numbers.items()))
-
-
 def hfox_reram() -> Cell:
     """Ti/HfOx/TiN filamentary ReRAM; R changes tenfold after 2.05e5 s at 200 C, 3.34e3 s at 250 C, 268 s at 300 C."""
     fit = "fit to R x10 bake times at 200, 250, 300 C, coreylammie/SST-Reproducibility (tau_0 = 10^-11.35 s)"
-    cell = Cell(Retention(), Endurance(), ResistiveDisturb())
-    return _device("hfox_reram", cell, {"retention.log_tau_ref": (24.3622, fit), "retention.e_a": (1.5588, fit)})
+    cell = Cell(Retention(), Endurance(), ResistiveDisturb(), name="hfox_reram")
+    return with_sources(cell, {"retention.log_tau_ref": (24.3622, fit), "retention.e_a": (1.5588, fit)})
 
 
 def cbram() -> Cell:
@@ -108,7 +101,7 @@ def cbram() -> Cell:
         "retention.e_a": (1.3020, fit),
         "endurance.log_cycles_ref": (np.log(1e6), same),
     }
-    return _device("cbram", Cell(Retention(), Endurance(), ResistiveDisturb()), numbers)
+    return with_sources(Cell(Retention(), Endurance(), ResistiveDisturb(), name="cbram"), numbers)
 
 
 def perpendicular_stt_mram() -> Cell:
@@ -129,7 +122,7 @@ def perpendicular_stt_mram() -> Cell:
         "r_off": (6e3, STT),
         "bits": (1.0, "one bit per junction"),
     }
-    return _device("perpendicular_stt_mram", Cell(ThermalStability(), Endurance(), MagneticDisturb()), numbers)
+    return with_sources(Cell(ThermalStability(), Endurance(), MagneticDisturb(), name="perpendicular_stt_mram"), numbers)
 
 
 DEVICES: dict[str, Callable[[], Cell]] = {
