@@ -1,30 +1,6 @@
 """Who decides: the scheduling environment, agents trained on device, the rules they are judged against, and the study."""
 
-from rl.agents.dqn import TrainResult, make_train
-from rl.agents.dqn_config import DQNConfig
-from rl.agents.training import train, train_many
-from rl.checkpoints import CheckpointError
-from rl.envs.routing import RoutingParams, RoutingState, SchedulingEnv
-from rl.envs.spaces import Box, Discrete
-from rl.references.rules import Policy, baselines
-from rl.study.evaluation import Episodes, bootstrap_interval, evaluate, interquartile_mean
+import lazy_loader
 
-__all__ = [
-    "Box",
-    "CheckpointError",
-    "DQNConfig",
-    "Discrete",
-    "Episodes",
-    "Policy",
-    "RoutingParams",
-    "RoutingState",
-    "SchedulingEnv",
-    "TrainResult",
-    "baselines",
-    "bootstrap_interval",
-    "evaluate",
-    "interquartile_mean",
-    "make_train",
-    "train",
-    "train_many",
-]
+# The public names stand in __init__.pyi; a room is imported when a name of it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -295,7 +295,8 @@ def test_states_equal_the_simulators(platform, rolled, simulated):
             assert {n for n in range(NETWORKS) if cells.resident[n]} == set(chip)
             for network, lost in simulator.lost[p].items():
                 assert cells.log_hazard[network] == pytest.approx(math.log(lost), abs=tol(2e-3, 1e-8))
-            assert float(cells.wear.damage) == pytest.approx(simulator.wear[p], rel=tol(1e-4, 1e-8))
+            damage = finals.cells[platform.names[p]].wear.damage[i]
+            assert float(damage) == pytest.approx(simulator.wear[p], rel=tol(1e-4, 1e-8))
 
 
 # Conservation ---------------------------------------------------------------------------------------------------------
@@ -312,7 +313,7 @@ def test_energy_is_conserved(platform, roll):
     flowed = np.sum(np.asarray(outcomes.power, np.float64) * np.asarray(tasks.gap, np.float64), -1)
     pending = np.sum(np.asarray(final.pending, np.float64), -1)
     np.testing.assert_allclose(booked, flowed + pending, rtol=tol(3e-6, 1e-12))
-    assert pending.max() > 0.1 * booked.max() and (pending < 1e-6).any()  # both overloaded and idle platforms were among them
+    assert pending.max() > 10 and (pending == 0).any()  # overloaded and idle platforms were among them
     assert (np.asarray(final.backlog) >= 0).all() and (np.asarray(final.pending) >= 0).all()
     assert ((np.asarray(final.pending) == 0) == (np.asarray(final.backlog) == 0)).all()
 
@@ -669,7 +670,7 @@ def test_gradients_of_a_rollout_equal_central_differences_in_every_parameter():
         sizes = np.cumsum([0, *(np.size(leaf) for leaf in leaves)])
 
         def at(vector):
-            pieces = [vector[a:b].reshape(np.shape(leaf)) for a, b, leaf in zip(sizes, sizes[1:], leaves, strict=True)]
+            pieces = [vector[a:b].reshape(np.shape(leaf)) for a, b, leaf in zip(sizes[:-1], sizes[1:], leaves, strict=True)]
             return objective(jax.tree.unflatten(structure, pieces))
 
         width, scale = 1e-6, np.where(flat == 0, 1.0, np.abs(flat))

@@ -1,26 +1,6 @@
 """What is to be computed: operation tables of networks and functions, and streams of tasks."""
 
-from workloads.catalog import Network, list_networks, load, load_network
-from workloads.importers.jaxpr import profile
-from workloads.networks.folding import fold_batch_norm
-from workloads.ops import OpInfo, OpKind, OpTable, make_table, stack
-from workloads.streams import Draw, TaskStream, default_stream, draw, draw_mean_gap
+import lazy_loader
 
-__all__ = [
-    "Draw",
-    "Network",
-    "OpInfo",
-    "OpKind",
-    "OpTable",
-    "TaskStream",
-    "default_stream",
-    "draw",
-    "draw_mean_gap",
-    "fold_batch_norm",
-    "list_networks",
-    "load",
-    "load_network",
-    "make_table",
-    "profile",
-    "stack",
-]
+# The public names stand in __init__.pyi; a room is imported when a name of it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

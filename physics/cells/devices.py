@@ -22,7 +22,7 @@ from physics.cells.disturb import MagneticDisturb, ResistiveDisturb
 from physics.cells.endurance import Endurance
 from physics.cells.logs import log_amount, log_sum
 from physics.cells.retention import Retention, RetentionLaw, ThermalStability
-from physics.params import ParameterTree, param, unknown_name
+from physics.params import ParameterTree, param, unknown_name, with_sources
 from physics.types import Result, Value
 
 RRAM = "NVSim sample_RRAM.cell"
