@@ -68,8 +68,8 @@ plt.show()
 # The staircase on the right is real: tiles are whole. That is why a gradient needs a policy.
 #
 # ## Three policies
-# `HARD` is exact and its slope is zero through every rounding. `STRAIGHT_THROUGH` keeps the exact value and takes the slope of the
-# smooth relaxation. `soft(s)` is smooth in value and slope. The policy stands in the signature and in the result.
+# `HARD` is exact and its slope is zero through every rounding. `STRAIGHT_THROUGH` keeps the exact value and takes the slope of
+# the smooth relaxation. `soft(s)` is smooth in value and slope. The policy stands in the signature and in the result.
 
 # %%
 for policy in (costmodel.HARD, costmodel.STRAIGHT_THROUGH, costmodel.soft(8)):
@@ -117,5 +117,5 @@ def energy(hw):
 values, gradients = jax.jit(lambda s: costmodel.batched_gradients(energy, s))(states)
 steepest = np.abs(np.asarray(gradients.power_adc) * np.asarray(states.power_adc) / np.asarray(values))
 print(
-    f"{n:,} states x {len(physics.labels(chip))} parameters; the ADC's share of the energy is {steepest.min():.0%} to {steepest.max():.0%}"
+    f"{n:,} states x {len(physics.labels(chip))} parameters; the ADC takes {steepest.min():.0%} to {steepest.max():.0%} of the energy"
 )

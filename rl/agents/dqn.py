@@ -162,6 +162,7 @@ def collect(machine: Machine, state: TrainState, tally: Tally, key: PRNGKeyArray
 def improve(machine: Machine, state: TrainState, tally: Tally, key: PRNGKeyArray) -> tuple[TrainState, Tally]:
     """The updates of one iteration; none while warming up."""
     config = machine.config
+
     def update(k: Any, carry: tuple[Learner, Tally]) -> tuple[Learner, Tally]:
         batch = machine.replay.sample(state.replay, jax.random.fold_in(key, k)).experience
         learner, report = learn(config, machine.network, machine.optimizer, carry[0], batch)

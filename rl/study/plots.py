@@ -25,8 +25,9 @@ PALETTE = {
 }
 INK, FAINT = "#222222", "#999999"
 STYLE: Any = {
-    "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlesize": 11, "axes.titlelocation": "left",
-    "font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "legend.frameon": False, "figure.dpi": 110, "savefig.bbox": "tight",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlesize": 11,
+    "axes.titlelocation": "left", "font.size": 10, "axes.edgecolor": FAINT, "axes.labelcolor": INK, "legend.frameon": False,
+    "figure.dpi": 110, "savefig.bbox": "tight",
 }  # fmt: skip
 
 

@@ -67,15 +67,15 @@ def _summary(results: dict[str, Any]) -> str:
     fixed = {name: found[name]["score_iqm"] for name in found if name.startswith("always-")}
     single = ", ".join(f"{name.removeprefix('always-')} {score:.1f}" for name, score in fixed.items())
     lines = [
-        f"Scheduler: a DQN, {s['seeds']} training runs of {s['steps']:,} steps; all policies are judged on the same {s['episodes']} episodes.",
+        f"""Scheduler: a DQN, {s["seeds"]} training runs of {s["steps"]:,} steps; all policies are judged on the same
+        {s["episodes"]} episodes.""",
         f"The median agent ({agent}) scores {a:.1f}, {against} the best rule ({rule}, {r:.1f}); {certain}.",
         f"No processor is best for everything: sending every task to one scores {single}.",
     ]
-    intro = (
-        f"<p>Inference tasks ({html.escape(', '.join(s['networks']))}) arrive at a small computer whose processors "
-        f"({html.escape(', '.join(results['processors']))}) share one package. A scheduler sends every task to one of them. Work makes power, power makes "
-        "temperature, and temperature shortens how long the memory cells of the processing-in-memory chip (pim) remember the weights.</p>"
-    )
+    intro = f"""<p>Inference tasks ({html.escape(", ".join(s["networks"]))}) arrive at a small computer whose processors
+    ({html.escape(", ".join(results["processors"]))}) share one package. A scheduler sends every task to one of them. Work makes
+    power, power makes temperature, and temperature shortens how long the memory cells of the processing-in-memory chip (pim)
+    remember the weights.</p>"""
     return "<h1>Tempo study</h1>" + intro + "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
 
@@ -90,14 +90,17 @@ def _why(results: dict[str, Any]) -> str:
     platform = costmodel.load_platform(results["settings"]["platform"])
     gpu, budget = platform.processors["gpu"], platform.hazard_budget
     retention = platform.chip("pim").cell.retention
-    seconds = [float(jnp.exp(retention.log_time(celsius + 273.15)) * budget) for celsius in (45, 85, 105)]
+    seconds = {c: float(jnp.exp(retention.log_time(c + 273.15)) * budget) for c in (45, 85, 105)}
+    lasts = ", ".join(f"{quantity(time, 's')} at {celsius} C" for celsius, time in seconds.items())
     reasons = {
-        "pim": f"least energy by far ({span('pim', 'energy', 'J')}) and fast ({span('pim', 'latency', 's')}), but only with the weights on the chip. "
-        f"Writing them takes {span('pim', 'write_latency', 's')} and wears the cells, not all networks fit together, and heat makes them fade: "
-        f"the error budget lasts {quantity(seconds[0], 's')} at 45 C, {quantity(seconds[1], 's')} at 85 C, {quantity(seconds[2], 's')} at 105 C.",
-        "cpu": f"always ready and frugal ({span('cpu', 'energy', 'J')}), but slow ({span('cpu', 'latency', 's')}): it misses tight deadlines and queues up.",
-        "gpu": f"fastest to answer ({span('gpu', 'latency', 's')}), but waking it costs {quantity(float(gpu.wake_time), 's')} and "
-        f"{quantity(float(gpu.wake_energy), 'J')}, and it then leaks for {quantity(float(gpu.linger), 's')}, the more the hotter it is.",
+        "pim": f"""least energy by far ({span("pim", "energy", "J")}) and fast ({span("pim", "latency", "s")}), but only with the
+        weights on the chip. Writing them takes {span("pim", "write_latency", "s")} and wears the cells, not all networks fit
+        together, and heat makes them fade: the error budget lasts {lasts}.""",
+        "cpu": f"""always ready and frugal ({span("cpu", "energy", "J")}), but slow ({span("cpu", "latency", "s")}): it
+        misses tight deadlines and queues up.""",
+        "gpu": f"""quick at any network ({span("gpu", "latency", "s")}), but waking it costs
+        {quantity(float(gpu.wake_time), "s")} and {quantity(float(gpu.wake_energy), "J")}, and it then leaks for
+        {quantity(float(gpu.linger), "s")}, the more the hotter it is.""",
     }
     return "<ul>" + "".join(f"<li><b>{name}</b>: {text}</li>" for name, text in reasons.items()) + "</ul>"
 
@@ -113,11 +116,9 @@ def _findings(results: dict[str, Any]) -> str:
         change = f"{html.escape(probe['label'])} from {probe['values'][0]:g} to {probe['values'][-1]:g}"
         items.append(f"<li><b>{html.escape(variable)}</b>: {change}: {parts}{_turning(probe, processors)}</li>")
     rows = [[html.escape(n), *[f"{share:.0%}" for share in shares]] for n, shares in decided["by_network"].items()]
-    note = (
-        "<p class=note>Each probe takes states the agent met, changes one thing and asks again, so the curves show what the decision "
-        f"depends on, other things being equal. Upper row: the agent ({html.escape(agent)}); lower row: the best rule "
-        f"({html.escape(decided['rule'])}).</p>"
-    )
+    note = f"""<p class=note>Each probe takes states the agent met, changes one thing and asks again, so the curves show what the
+    decision depends on, other things being equal. Upper row: the agent ({html.escape(agent)}); lower row: the best rule
+    ({html.escape(decided["rule"])}).</p>"""
     return f"{note}<ul>{''.join(items)}</ul><p>Where the agent sends each network:</p>" + _table(["network", *processors], rows)
 
 
@@ -173,11 +174,10 @@ def _scoring() -> str:
     from rl.envs.routing import RoutingParams
 
     p = RoutingParams()
-    return (
-        f"<p class=note>Score: interquartile mean of the sum of rewards over {p.max_steps} tasks, bootstrap interval. Reward of a task = "
-        f"&minus;({p.energy_weight:g} per J of energy + {p.latency_weight:g} per deadline of latency + {p.miss_penalty:g} if the deadline "
-        f"was missed + {p.failure_penalty:g} if the weights were lost before the result + {p.wear_weight:g} per chip life of wear).</p>"
-    )
+    return f"""<p class=note>Score: interquartile mean of the sum of rewards over {p.max_steps} tasks, bootstrap interval.
+    Reward of a task = &minus;({p.energy_weight:g} per J of energy + {p.latency_weight:g} per deadline of latency + {p.miss_penalty:g} if the
+    deadline was missed + {p.failure_penalty:g} if the weights were lost before the result + {p.wear_weight:g} per chip life of
+    wear).</p>"""
 
 
 def _cost_table(results: dict[str, Any]) -> str:
@@ -192,30 +192,25 @@ def _cost_table(results: dict[str, Any]) -> str:
                 c["bound"],
             ]
             rows.append([html.escape(f"{network} on {name}"), *shown, f"{c['memory']:.0%}", quantity(c["write_latency"], "s")])
-    note = (
-        '<p class=note>Weights resident, junction at 45 C, exact (hard) rounding. "Weight memory" is the share of the chip that the '
-        "network takes. stm32l4r5, edge-gpu and edge-pim are the cpu, gpu and pim of the platform; isaac is for comparison.</p>"
-    )
+    note = """<p class=note>Weights resident, junction at 45 C, exact (hard) rounding. "Weight memory" is the share of the chip
+    that the network takes. stm32l4r5, edge-gpu and edge-pim are the cpu, gpu and pim of the platform; isaac is for
+    comparison.</p>"""
     return _table(["", "latency", "energy", "power", "utilization", "bound", "weight memory", "to write weights"], rows) + note
 
 
 def _sensitivity_text() -> str:
-    return (
-        "<p>Elasticity: per cent of the figure per per cent of the parameter, from one reverse pass through the whole model. "
-        "Tile counts take the straight-through slope. Reference temperatures, at which laws are only anchored, are left out.</p>"
-    )
+    return """<p>Elasticity: per cent of the figure per per cent of the parameter, from one reverse pass through the whole model.
+    Tile counts take the straight-through slope. Reference temperatures, at which laws are only anchored, are left out.</p>"""
 
 
 def _heat_text(results: dict[str, Any]) -> str:
     sweep = results["sweep"]
     lo, hi = sweep["ranges"]["temperature"]
     lost_lo, lost_hi = sweep["ranges"]["lost_share_of_budget"]
-    return (
-        f"<p>{sweep['points']:,} combinations of {html.escape(', '.join(sweep['labels']))}, each 21 minutes of video bursts on the GPU (4000 frames "
-        f"of ResNet-8 every 5 s) at 55 C ambient: the memory chip ends between {lo - 273.15:.0f} and {hi - 273.15:.0f} C, and its weights have used "
-        f"{lost_lo:.2g} to {lost_hi:.2g} of the hazard budget. Above the black line they have to be written again. Data: "
-        f"{html.escape(sweep['file'])}.</p>"
-    )
+    return f"""<p>{sweep["points"]:,} combinations of {html.escape(", ".join(sweep["labels"]))}, each 21 minutes of video
+    bursts on the GPU (4000 frames of ResNet-8 every 5 s) at 55 C ambient: the memory chip ends between {lo - 273.15:.0f} and
+    {hi - 273.15:.0f} C, and its weights have used {lost_lo:.2g} to {lost_hi:.2g} of the hazard budget. Beyond the black line they
+    have to be written again. Data: {html.escape(sweep["file"])}.</p>"""
 
 
 def _profile_table(results: dict[str, Any]) -> str:

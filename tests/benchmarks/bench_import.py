@@ -13,7 +13,8 @@ CODE = "import time; start = time.perf_counter(); {}; print(time.perf_counter() 
 
 
 def seconds(statement: str) -> float:
-    return float(subprocess.run([sys.executable, "-c", CODE.format(statement)], capture_output=True, text=True, check=True).stdout)
+    command = [sys.executable, "-c", CODE.format(statement)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def main() -> None:
@@ -22,7 +23,8 @@ def main() -> None:
         seconds(statement)
         pairs = [(seconds("import jax"), seconds(statement)) for _ in range(11)]
         ratio = statistics.median(b / a for a, b in pairs)
-        report(name, jax_s=statistics.median(a for a, _ in pairs), costmodel_s=statistics.median(b for _, b in pairs), ratio=ratio)
+        jax_s, costmodel_s = (statistics.median(column) for column in zip(*pairs, strict=True))
+        report(name, jax_s=jax_s, costmodel_s=costmodel_s, ratio=ratio)
 
 
 if __name__ == "__main__":
