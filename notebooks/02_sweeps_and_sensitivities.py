@@ -116,6 +116,4 @@ def energy(hw):
 
 values, gradients = jax.jit(lambda s: costmodel.batched_gradients(energy, s))(states)
 share = np.abs(np.asarray(gradients.power_adc) * np.asarray(states.power_adc) / np.asarray(values))
-print(
-    f"{n:,} states x {len(physics.labels(chip))} parameters; the ADC takes {steepest.min():.0%} to {steepest.max():.0%} of the energy"
-)
+print(f"{n:,} states x {len(physics.labels(chip))} parameters; ADC: {share.min():.0%} to {share.max():.0%} of the energy")

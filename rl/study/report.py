@@ -175,10 +175,9 @@ def _scoring() -> str:
 
     p = RoutingParams()
     return f"""<p class=note>Score: interquartile mean of the sum of rewards over {p.max_steps} tasks, bootstrap interval.
-    Reward of a task = &minus;({p.energy_weight:g} per J of energy + {p.latency_weight:g} per deadline of
-    latency + {p.miss_penalty:g} if the
-    deadline was missed + {p.failure_penalty:g} if the weights were lost before the result + {p.wear_weight:g} per chip life of
-    wear).</p>"""
+    Reward of a task = &minus;({p.energy_weight:g} per J of energy + {p.latency_weight:g} per deadline of latency
+    + {p.miss_penalty:g} if the deadline was missed + {p.failure_penalty:g} if the weights were lost before the result
+    + {p.wear_weight:g} per chip life of wear).</p>"""
 
 
 def _cost_table(results: dict[str, Any]) -> str:
