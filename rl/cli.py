@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,23 +26,38 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 Networks = Annotated[str, typer.Option(help="Network names, separated by commas; default: all four of MLPerf Tiny.")]
 
 
+# typer brings its own copy of click from 0.17 on; its usage errors all descend from this class.
+UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
+
+
 def main() -> None:
     """Entry point of the console script."""
     try:
-        with _quiet_interrupt():
-            app(standalone_mode=True)
+        status = app(standalone_mode=False)
+    except (typer.Abort, KeyboardInterrupt):
+        status = _interrupted()
+    except UsageProblem as error:
+        status = _misused(error)
     except (ValueError, OSError) as error:
-        print(f"tempo: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(2)
+        status = _refused(str(error))
+    sys.exit(status if isinstance(status, int) else 0)
 
 
-@contextlib.contextmanager
-def _quiet_interrupt() -> Iterator[None]:
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("tempo: interrupted; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+def _misused(error: Any) -> int:
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(error.format_message())
+        return 0
+    return _refused(error.format_message())
+
+
+def _refused(message: str) -> int:
+    print(f"tempo: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _interrupted() -> int:
+    print("tempo: interrupted; the same command goes on where it was", file=sys.stderr)
+    return 130
 
 
 def _use_compilation_cache() -> None:

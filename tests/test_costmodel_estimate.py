@@ -377,7 +377,9 @@ def family(kind: str, seed: int):
     conditions = random_conditions(seed + 1, count + len(named), ends=0.2)
     first = Conditions(*(jnp.ones(len(named)) * x for x in Conditions()))
     conditions = Conditions(*(jnp.concatenate([a, b[len(named) :]]) for a, b in zip(first, conditions, strict=True)))
-    return jax.tree.map(lambda *leaves: jnp.concatenate([jnp.stack(leaves[:-1]), leaves[-1]]), *named, wild), conditions
+    columns = zip(*(jax.tree.leaves(machine) for machine in named), jax.tree.leaves(wild), strict=True)
+    leaves = [jnp.concatenate([jnp.stack(column[:-1]), column[-1]]) for column in columns]
+    return jax.tree.unflatten(jax.tree.structure(wild), leaves), conditions
 
 
 @pytest.mark.parametrize("kind", ["roofline", "chip", "macro"])

@@ -112,6 +112,9 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["sensitivity", "isaac", "resnet8", "--policy", "soft:0"], "sharpness = 0 is outside its range [1, 1000]"),
         (["study", "--networks", "resnet8,lenet"], "unknown network 'lenet'"),
         (["study", "--steps", "10"], "steps = 10 is outside its range"),
+        (["study", "--steps", "many"], "Invalid value for '--steps'"),
+        (["profile"], "Missing argument 'network'"),
+        (["profil"], "No such command 'profil'"),
         (["evaluate", "--episodes", "0"], "episodes = 0 is below 1"),
     ],
 )
