@@ -75,6 +75,28 @@ def check_range(name: str, value: Any, info: Param) -> None:
         raise ValueError(f"{name} = {worst:g} {info.unit} is outside its range [{info.lo:g}, {info.hi:g}] {info.unit}")
 
 
+class Citations(tuple[tuple[str, str], ...]):
+    """(label, source) pairs of a named device's own numbers, for a static field.
+
+    Documentation, not structure: any two compare equal, so that devices which differ in nothing else can be stacked into
+    one batch and share one compiled program (whose results then carry the citations of the first).
+    """
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Citations)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(Citations)
+
+
+def citations() -> Any:
+    """The static field `sources` of a class whose instances may be named devices."""
+    return eqx.field(static=True, converter=Citations, default=Citations())
+
+
 if TYPE_CHECKING:
 
     class _Module:
@@ -171,8 +193,8 @@ def replace(tree: Tree, changes: Mapping[str, Any]) -> Tree:
 def with_sources(tree: Tree, numbers: Mapping[str, tuple[float, str]]) -> Tree:
     """A named device: `tree`, which has a static field `sources`, with (value, source) set for every label in `numbers`."""
     changed = replace(tree, {label: value for label, (value, _) in numbers.items()})
-    citations = tuple((label, source) for label, (_, source) in numbers.items())
-    return cast(Tree, dataclasses.replace(cast(Any, changed), sources=citations))
+    sources = Citations((label, source) for label, (_, source) in numbers.items())
+    return cast(Tree, dataclasses.replace(cast(Any, changed), sources=sources))
 
 
 def _get(tree: Any, label: str) -> Any:

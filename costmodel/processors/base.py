@@ -10,7 +10,6 @@ The leakage slope default 0.036 / K is HotSpot's (area law, valid about 300 K to
 import abc
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -18,6 +17,7 @@ from jaxtyping import Array, Float
 from costmodel.cost import Conditions, OpCost
 from costmodel.relax import Relaxation
 from physics import ParameterTree, param
+from physics.params import Citations, citations
 from workloads import OpTable
 
 HOTSPOT = "HotSpot leakage law, uvahotspot/HotSpot f18831e"
@@ -32,7 +32,7 @@ class Processor(ParameterTree):
     linger: Float[Array, ""] = param(0.0, unit="s", lo=0.0, hi=100.0, source="assumed: sleeps at once")
     wake_time: Float[Array, ""] = param(0.0, unit="s", lo=0.0, hi=10.0, source="assumed: no sleep state")
     wake_energy: Float[Array, ""] = param(0.0, unit="J", lo=0.0, hi=100.0, source="assumed: no sleep state")
-    sources: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())  # (label, citation) of a named processor's numbers
+    sources: Citations = citations()
 
     @abc.abstractmethod
     def op_costs(self, ops: OpTable, conditions: Conditions, relaxation: Relaxation) -> OpCost:

@@ -13,7 +13,6 @@ values come from NVSim's published sample cells, endurance from published ranges
 
 from collections.abc import Callable
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -22,7 +21,7 @@ from physics.cells.disturb import MagneticDisturb, ResistiveDisturb
 from physics.cells.endurance import Endurance
 from physics.cells.logs import log_amount, log_sum
 from physics.cells.retention import Retention, RetentionLaw, ThermalStability
-from physics.params import ParameterTree, param, unknown_name, with_sources
+from physics.params import Citations, ParameterTree, citations, param, unknown_name, with_sources
 from physics.types import Result, Value
 
 RRAM = "NVSim sample_RRAM.cell"
@@ -54,8 +53,7 @@ class Cell(ParameterTree):
     r_thermal: Float[Array, ""] = param(
         0.0, unit="K/W", lo=0.0, hi=1e9, source="assumed 0: reported endurance already includes the heat of its pulses"
     )
-    name: str = eqx.field(static=True, default="cell")
-    sources: tuple[tuple[str, str], ...] = eqx.field(static=True, default=())
+    sources: Citations = citations()
 
     def __check_init__(self) -> None:
         if isinstance(self.disturb, MagneticDisturb) != isinstance(self.retention, ThermalStability):
@@ -88,7 +86,7 @@ class Cell(ParameterTree):
 def hfox_reram() -> Cell:
     """Ti/HfOx/TiN filamentary ReRAM; R changes tenfold after 2.05e5 s at 200 C, 3.34e3 s at 250 C, 268 s at 300 C."""
     fit = "fit to R x10 bake times at 200, 250, 300 C, coreylammie/SST-Reproducibility (tau_0 = 10^-11.35 s)"
-    cell = Cell(Retention(), Endurance(), ResistiveDisturb(), name="hfox_reram")
+    cell = Cell(Retention(), Endurance(), ResistiveDisturb())
     return with_sources(cell, {"retention.log_tau_ref": (24.3622, fit), "retention.e_a": (1.5588, fit)})
 
 
@@ -101,7 +99,7 @@ def cbram() -> Cell:
         "retention.e_a": (1.3020, fit),
         "endurance.log_cycles_ref": (np.log(1e6), same),
     }
-    return with_sources(Cell(Retention(), Endurance(), ResistiveDisturb(), name="cbram"), numbers)
+    return with_sources(Cell(Retention(), Endurance(), ResistiveDisturb()), numbers)
 
 
 def perpendicular_stt_mram() -> Cell:
@@ -122,7 +120,7 @@ def perpendicular_stt_mram() -> Cell:
         "r_off": (6e3, STT),
         "bits": (1.0, "one bit per junction"),
     }
-    return with_sources(Cell(ThermalStability(), Endurance(), MagneticDisturb(), name="perpendicular_stt_mram"), numbers)
+    return with_sources(Cell(ThermalStability(), Endurance(), MagneticDisturb()), numbers)
 
 
 DEVICES: dict[str, Callable[[], Cell]] = {
