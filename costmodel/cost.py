@@ -40,6 +40,7 @@ class OpCost(NamedTuple):
     bytes_moved: Float[Array, " ops"]  # B
     bound: Int[Array, " ops"]  # a `Bound`
     memory: Float[Array, " ops"]  # weight memory needed, as a fraction of the processor's own (0: it keeps no weights)
+    written: Float[Array, " ops"]  # of that memory, what this run writes
     reads: Float[Array, " ops"]  # reads per cell of the operation's weights
 
 
@@ -62,6 +63,7 @@ class Cost(eqx.Module):
     utilization: Float[Array, ""]
     bound: Int[Array, ""]
     memory: Float[Array, ""]  # weight memory needed / own weight memory
+    written: Float[Array, ""]  # weight memory written by this run / own weight memory
     reads: Float[Array, ""]  # reads per weight cell, mean over the cells in use
     per_op: OpCost
     relaxation: str = eqx.field(static=True)
@@ -70,5 +72,5 @@ class Cost(eqx.Module):
 UNITS = {
     "latency": "s", "energy": "J", "dynamic_energy": "J", "static_energy": "J", "programming_latency": "s",
     "programming_energy": "J", "power": "W", "bytes_moved": "B", "utilization": "1", "bound": "Bound", "memory": "1",
-    "reads": "1",
+    "written": "1", "reads": "1",
 }  # fmt: skip

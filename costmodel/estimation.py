@@ -40,6 +40,7 @@ def estimate(hardware: Processor, ops: OpTable, conditions: Conditions = Conditi
         utilization=macs / safe / hardware.peak_rate(conditions),
         bound=_main_bound(per_op),
         memory=memory,
+        written=jnp.sum(per_op.written),
         reads=jnp.sum(per_op.reads * per_op.memory) / jnp.where(memory > 0, memory, 1.0),
         per_op=per_op,
         relaxation=str(relaxation),

@@ -118,6 +118,7 @@ class Offer(NamedTuple):
     write_latency: Float[Array, " processors"]  # s, to program its weights
     write_energy: Float[Array, " processors"]  # J
     memory: Float[Array, " processors"]  # share of the chip's weight memory
+    streamed: Float[Array, " processors"]  # share of the chip that every run writes: weights beyond capacity, second operands
     reads: Float[Array, " processors"]  # reads per cell and run
 
 
@@ -161,7 +162,7 @@ def make_offer(platform: Platform, ops: OpTable, relaxation: Relaxation = HARD) 
         empty = estimate(platform.processors[name], ops, Conditions(resident=0.0), relaxation)
         write = (empty.programming_latency - fresh.programming_latency, empty.programming_energy - fresh.programming_energy)
         switching = fresh.dynamic_energy + fresh.programming_energy
-        rows.append(Offer(fresh.latency, switching, *write, jnp.minimum(fresh.memory, 1.0), fresh.reads))
+        rows.append(Offer(fresh.latency, switching, *write, jnp.minimum(fresh.memory, 1.0), fresh.written, fresh.reads))
     return jax.tree.map(lambda *columns: jnp.stack(columns), *rows)
 
 
@@ -214,8 +215,9 @@ def step(
 
     `modes`, the thermal network's modal form, may be passed in to compute it once outside a loop; gradients in the
     package's own parameters need it left out. Non-smooth: deadline, failure, eviction and waking are hard decisions,
-    their margins are smooth.
+    their margins are smooth. A processor or network out of range counts as the nearest one in range.
     """
+    decision, task = _in_range(platform, state, task, decision)
     modes = platform.package.network().modes() if modes is None else modes
     chosen = jax.nn.one_hot(decision.processor, len(platform.names), dtype=state.theta.dtype)
     quoted = quote(platform, state, task)
@@ -244,6 +246,7 @@ def step(
             memory=task.offer.memory[i],
             reads=task.offer.reads[i],
             written=quoted.writing[i],
+            streamed=task.offer.streamed[i],
             failed=failed[i],
             gap=task.gap,
             temperature=state.temperature[i],
@@ -266,6 +269,13 @@ def step(
         peak_temperature=jnp.max(after.temperature),
     )
     return after, outcome
+
+
+def _in_range(platform: Platform, state: PlatformState, task: Task, decision: Decision) -> tuple[Decision, Task]:
+    """No task may vanish because its index names nothing."""
+    networks = min((cells.resident.shape[-1] for cells in state.cells.values()), default=1)
+    processor = jnp.clip(jnp.asarray(decision.processor), 0, len(platform.names) - 1)
+    return Decision(processor), task._replace(network=jnp.clip(jnp.asarray(task.network), 0, networks - 1))
 
 
 def rollout(platform: Platform, state: PlatformState, tasks: Task, decisions: Decision) -> tuple[PlatformState, Outcome]:

@@ -3,6 +3,8 @@
     ln H  grows by retention loss, dt / tau(T), and by read disturb, reads x rate(T); writing sets H to 0
     life  is consumed by writing: (written share of the chip) / N_end(T), spread over all cells (ideal wear levelling)
 
+A float32 ln H stands still once it has grown a ten-million-fold: exact to 0.04 % over 1e5 steps without a rewrite.
+
 Networks that no longer fit are evicted, least recently used first. A network whose lost fraction exceeds the hazard
 budget is written again before its next run; one that exceeds it before its run has finished has failed and is gone.
 """
@@ -43,6 +45,7 @@ class CellRun(NamedTuple):
     memory: Float[Array, ""]  # share of the chip its weights take
     reads: Float[Array, ""]  # reads per cell
     written: Float[Array, ""]  # 1 if its weights are written first
+    streamed: Float[Array, ""]  # share of the chip that the run writes in any case
     failed: Float[Array, ""]  # 1 if they are lost before the result
     gap: Float[Array, ""]  # s to the next arrival
     temperature: Float[Array, ""]  # K at arrival
@@ -80,7 +83,7 @@ def use_cells(cell: Cell, cells: CellState, run: CellRun) -> tuple[CellState, Fl
     memory = jnp.where(mine > 0, run.memory, cells.memory)
     age = jnp.where(mine > 0, 0.0, cells.age + run.used)
     resident = _evict(jnp.maximum(cells.resident, mine), memory, age) * (1 - mine * run.failed)
-    wear = run.used * run.written * run.memory * cell.endurance.damage(cell.write_temperature(run.temperature))
+    wear = run.used * (run.written * run.memory + run.streamed) * cell.endurance.damage(cell.write_temperature(run.temperature))
     return CellState(resident, memory, age, log_hazard, cells.wear.add(wear)), wear
 
 

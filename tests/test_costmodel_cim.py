@@ -300,18 +300,36 @@ def test_a_chip_of_other_cells_writes_with_their_pulses():
 
 
 def test_reads_of_a_cell():
-    # each of 5 products reads every cell once in each of 4 cycles; the mean is over arrays: (4 x 20 + 1 x 28) / 5
-    cost = estimate(small_chip(), make_table([matrix(5, 20, 10), matrix(7, 16, 8)]))
+    # weights held once: each of 5 products reads every cell once in each of 4 cycles; the mean is over arrays
+    cost = estimate(small_chip(scope="layer"), make_table([matrix(5, 20, 10), matrix(7, 16, 8)]))
     np.testing.assert_allclose(cost.per_op.reads, [20, 28], rtol=1e-7)
     np.testing.assert_allclose(cost.reads, (4 * 20 + 28) / 5, rtol=1e-6)
+    # copied into all arrays, each copy works only in its own rounds
+    copied, table = small_chip(scope="chip"), make_table([matrix(5, 20, 10), matrix(7, 16, 8)])
+    np.testing.assert_allclose(estimate(copied, table).per_op.reads, 4 * copied.batches(table), rtol=1e-7)
+    assert (copied.batches(table) < np.array([5, 7])).all()
+
+
+def test_what_a_run_writes():
+    """Share of the chip: nothing if resident, all if absent, the part beyond capacity and second operands at every run."""
+    small = make_table([matrix(5, 20, 10)])
+    resident, absent = estimate(small_chip(), small), estimate(small_chip(), small, Conditions(resident=0.0))
+    assert float(resident.written) == 0.0 and float(absent.written) == float(absent.memory) > 0
+    product = make_table([matrix(5, 20, 10, kind=OpKind.MATMUL)])
+    assert float(estimate(small_chip(), product).written) == float(absent.memory)
+    large = make_table([matrix(5, 4000, 10)])
+    needed = float(estimate(small_chip(), large).memory)
+    assert needed > 1 and float(estimate(small_chip(), large).written) == pytest.approx(needed - 1, rel=1e-5)
 
 
 def test_operations_without_products_take_no_arrays():
     rows = [dict(kind=OpKind.ELEMENTWISE, flops=3400, inputs=300, outputs=100), dict(kind=OpKind.MOVE, inputs=6.8e6)]
     chip = CrossbarChip()
     cost = estimate(chip, make_table(rows), Conditions(resident=0.0))
-    for field in ("memory", "reads", "programming_energy", "programming_latency", "dynamic_energy"):
+    for field in ("memory", "reads", "written", "programming_energy", "programming_latency"):
         assert float(getattr(cost, field)) == 0.0, field
+    # 1e-8 s of the digital units of 168 tiles at 2.65 mW, less their leakage share
+    np.testing.assert_allclose(cost.dynamic_energy, 0.9 * 168 * 2.65e-3 * 1e-8, rtol=1e-5)
     # 3400 / 3.4e11 s; 6.8e6 x 2 B / 3.4e12 B/s
     np.testing.assert_allclose(cost.per_op.latency, [1e-8, 4e-6], rtol=1e-6)
     assert int(cost.bound) == Bound.MEMORY

@@ -68,6 +68,7 @@ def random_tasks(seed: int, count: int, busy: float = 1.0) -> tuple[Task, Decisi
         write_latency=np.array([0.0, 1.0, 1.0]) * rng.uniform(0.01, 0.2, (NETWORKS, 3)),
         write_energy=np.array([0.0, 1.0, 1.0]) * rng.uniform(0.01, 0.5, (NETWORKS, 3)),
         memory=np.array([0.0, 1.0, 1.0]) * rng.uniform(0.15, 0.6, (NETWORKS, 3)),
+        streamed=np.array([0.0, 1.0, 1.0]) * rng.choice([0.0, 0.05], (NETWORKS, 3)),
         reads=np.array([0.0, 1.0, 1.0]) * rng.integers(0, 3000, (NETWORKS, 3)),
     )
     network = rng.integers(0, NETWORKS, count)
@@ -168,7 +169,8 @@ class Simulator:
                 seconds, joules = seconds + float(offer.write_latency[chosen]), joules + float(offer.write_energy[chosen])
                 lost[network] = 0.0
                 worn = float(offer.memory[chosen]) * life_per_write(part.cell, now[chosen])
-                self.wear[chosen] += worn
+            worn += float(offer.streamed[chosen]) * life_per_write(part.cell, now[chosen])
+            self.wear[chosen] += worn
             at_result = lost[network] + (waiting + seconds) / math.exp(log_retention(part.cell, now[chosen]))
             at_result += float(offer.reads[chosen]) * disturb_rate(part.cell, now[chosen])
             margin = min(math.log(BUDGET / at_result), 50.0)
@@ -531,7 +533,7 @@ def test_hazards_add_up_like_a_float64_sum(platform):
     gaps, reads = np.exp(rng.uniform(-3, 3, 3000)), rng.integers(0, 5000, 3000)
     chosen = rng.integers(0, 2, 3000)
     zero = jnp.zeros((3000, 3))
-    offer = Offer(zero, zero, zero, zero, zero + 0.1, zero + jnp.asarray(reads, float)[:, None])
+    offer = Offer(zero, zero, zero, zero, zero + 0.1, zero, zero + jnp.asarray(reads, float)[:, None])
     tasks = Task(offer, jnp.zeros(3000, int), jnp.ones(3000), jnp.asarray(gaps, float))
     budgetless = replace(cold, {"hazard_budget": 0.5, "processors.pim.wake_energy": 0.0, "processors.cpu.wake_energy": 0.0,
                                 "processors.cpu.linger": 0.0, "processors.pim.linger": 0.0,
@@ -613,30 +615,29 @@ def test_hotter_means_more_leakage_shorter_retention_and_more_wear(platform):
 GENERIC = dict(rows=121.7, cols=131.3, bits_per_cell=1.87, weight_bits=7.3, input_bits=6.6, dac_bits=1.3, write_arrays=1.7)
 
 
-def objective_of(tables, policy):
-    """ln of the energy and ln H of the last network after twelve tasks, as functions of the platform."""
+def objective_of(policy):
+    """A mixture of ln energy, ln H and margins over twelve tasks of two networks, as a function of the platform."""
     rng = np.random.default_rng(4)
     network, decisions = rng.integers(0, 2, 12), jnp.asarray([0, 1, 2, 1, 0, 1, 1, 2, 0, 1, 2, 1])
     gaps = jnp.asarray(rng.uniform(0.05, 0.6, 12))
 
     def objective(platform):
-        offers = make_offers(platform, tables, policy)
-        tasks = Task(jax.tree.map(lambda x: x[network], offers), jnp.asarray(network), jnp.ones(12), gaps)
-        state = platform.initial_state(341.0, 2)
-        final, outcomes = rollout(platform, state, tasks, Decision(decisions))
+        offer = make_offer(platform, slow_table(), policy)
+        tasks = Task(jax.tree.map(lambda x: jnp.stack([x, 0.7 * x])[network], offer), jnp.asarray(network), jnp.ones(12), gaps)
+        final, outcomes = rollout(platform, platform.initial_state(341.0, 2), tasks, Decision(decisions))
         hazard = sum(jnp.sum(final.cells[name].log_hazard) for name in platform.cell_names)
-        return jnp.stack([jnp.log(jnp.sum(outcomes.energy)), hazard, jnp.sum(outcomes.retention_margin)])
+        return jnp.log(jnp.sum(outcomes.energy)) + 0.31 * hazard + 0.17 * jnp.sum(outcomes.retention_margin)
 
     return objective
 
 
-def slow_tables():
-    """Two small tables that take tens of milliseconds on slow processors."""
+def slow_table():
+    """A network that takes tens of milliseconds on slow processors."""
     row = dict(kind=OpKind.CONV, m=5000, k=200, n=30, macs=3e7, flops=6.1e7, inputs=1e5, outputs=1.5e5, weights=6e3)
     group = dict(
         kind=OpKind.DEPTHWISE, m=3000, k=9, n=1, groups=50, macs=1.35e6, flops=2.8e6, inputs=1e5, outputs=1e5, weights=450
     )
-    return [make_table([row, group]), make_table([row | dict(m=2000, k=310, macs=1.86e7, flops=3.8e7)])]
+    return make_table([row, group])
 
 
 def smooth_platform() -> Platform:
@@ -655,7 +656,7 @@ def smooth_platform() -> Platform:
 
 def test_gradients_of_a_rollout_are_finite():
     platform = load_platform("edge")
-    slopes = jax.jit(jax.jacrev(objective_of(slow_tables(), soft(4.0))), compiler_options=QUICK)(platform)
+    slopes = jax.jit(jax.grad(objective_of(soft(4.0))), compiler_options=QUICK)(platform)
     bad = [p.label for p in parameters(slopes) if not np.isfinite(p.value).all()]
     assert not bad
 
@@ -663,7 +664,7 @@ def test_gradients_of_a_rollout_are_finite():
 def test_gradients_of_a_rollout_equal_central_differences_in_every_parameter():
     with jax.enable_x64(True):
         platform = smooth_platform()
-        objective = objective_of(slow_tables(), soft(3.0))
+        objective = objective_of(soft(3.0))
         leaves, structure = jax.tree.flatten(platform)
         named = [(p.label, i) for p in parameters(platform) for i in range(np.size(p.value))]
         flat = np.concatenate([np.ravel(leaf) for leaf in leaves])
@@ -678,11 +679,11 @@ def test_gradients_of_a_rollout_equal_central_differences_in_every_parameter():
         shifts = np.eye(len(flat)) * width * scale
         run = jax.jit(jax.vmap(at), compiler_options=QUICK)
         up, down = np.asarray(run(flat + shifts)), np.asarray(run(np.where(flat == 0, flat, flat - shifts)))
-        differences = (up - down) / np.where(flat == 0, width, 2 * width)[:, None]
-        slopes = np.asarray(jax.jit(jax.jacrev(at), compiler_options=QUICK)(jnp.asarray(flat))).T * scale[:, None]
+        differences = (up - down) / np.where(flat == 0, width, 2 * width)
+        slopes = np.asarray(jax.jit(jax.grad(at), compiler_options=QUICK)(jnp.asarray(flat))) * scale
         for (label, index), slope, difference in zip(named, slopes, differences, strict=True):
-            np.testing.assert_allclose(slope, difference, rtol=1e-4, atol=1e-5, err_msg=f"{label}[{index}]")
-        assert (np.abs(slopes[:, 0]) > 1e-6).sum() > 40 and (np.abs(slopes[:, 1]) > 1e-6).sum() > 40
+            assert slope == pytest.approx(difference, rel=1e-4, abs=1e-5), f"{label}[{index}]"
+        assert (np.abs(slopes) > 1e-5).sum() > 60
 
 
 # Bad input ------------------------------------------------------------------------------------------------------------
@@ -700,7 +701,7 @@ def test_gradients_of_a_rollout_equal_central_differences_in_every_parameter():
 )
 def test_tasks_outside_their_range_are_refused(platform, changes, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
-        make_task(platform, slow_tables()[0], **(dict(deadline=1.0, gap=1.0) | changes))
+        make_task(platform, slow_table(), **(dict(deadline=1.0, gap=1.0) | changes))
 
 
 def test_states_outside_their_range_are_refused(platform):
@@ -729,7 +730,7 @@ def test_platforms_that_do_not_fit_together_are_refused():
 
 def test_offers_are_the_costs_of_resident_weights_and_of_writing_them():
     platform = load_platform("edge")
-    table = slow_tables()[0]
+    table = slow_table()
     offer = make_offer(platform, table)
     for i, name in enumerate(platform.names):
         resident, empty = (estimate(platform.processors[name], table, Conditions(resident=r)) for r in (1.0, 0.0))

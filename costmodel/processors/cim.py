@@ -15,10 +15,12 @@ and every array does M matrix-vector products of ceil(input_bits / dac_bits) cyc
 
 `scope` says which arrays work on one operation: "chip" and "pe" copy the weights into all of them (the source's
 assumption); "layer" uses only the arrays that hold the operation's weights once, so batches = M. 16 + 6 cycles is
-ISAAC's 22-stage pipeline. Weights that are not resident, or do not fit, are written first: row after row, `write_arrays`
-arrays at once, `write_pulses` program-and-verify pulses per cell.
+ISAAC's 22-stage pipeline. Memory, programming and wear count one copy. Weights that are not resident, or do not fit, are
+written first: row after row, `write_arrays` arrays of the network at once, `write_pulses` program-and-verify pulses per cell.
 
     P_peak = units x unit powers + elements x element powers + standby;  `leakage_fraction` of all but standby is leakage
+
+An array at work draws its share of unit and element; an operation without matrix products draws the digital power.
 
 Non-smooth points: every ceil and floor and the maximum go through the relaxation policy. Valid for K, N, M >= 1.
 """
@@ -172,24 +174,33 @@ class CrossbarChip(Processor):
         tiles, phases = self.tiles(t, relaxation), self.phases(relaxation)
         memory = tiles / self.n_arrays
         cycles = self.batches(t, relaxation) * phases + jnp.where(tiles > 0, self.pipeline, 0.0)
-        compute = cycles * self.cycle_time / f + other_operations(ops) / (self.digital_rate * f)
+        digital = other_operations(ops) / (self.digital_rate * f)
+        compute = cycles * self.cycle_time / f + digital
         moved = masked((t.inputs + t.outputs) * (self.input_bits / 8), t)
-        transfer = moved / self.buffer_bandwidth
-        write_latency, write_energy = self._programming(t, tiles, jnp.sum(memory), conditions, relaxation)
+        transfer = moved / (self.buffer_bandwidth * f)
+        missing = self._missing(t, jnp.sum(memory), conditions, relaxation)
+        write_latency, write_energy = self._programming(t, missing, tiles, relaxation)
         latency = masked(relax.maximum(compute, transfer, policy=relaxation), t) + write_latency
-        active = tiles * t.m * phases * self.cycle_time
-        energy = (1 - self.leakage_fraction) * self.array_power() * v**2 * active
+        analog = self.array_power() * tiles * t.m * phases * self.cycle_time
+        energy = (
+            (1 - self.leakage_fraction) * v**2 * jnp.where(tiles > 0, analog, self.power_digital * self.elements * digital * f)
+        )
         bound = jnp.where(
             write_latency > 0.5 * latency, Bound.PROGRAMMING, jnp.where(transfer > compute, Bound.MEMORY, Bound.COMPUTE)
         )
-        return OpCost(latency, energy, write_latency, write_energy, moved, bound, memory, jnp.where(tiles > 0, t.m * phases, 0.0))
+        rounds = t.m if self.scope == "layer" else self.batches(t, relaxation)
+        reads = jnp.where(tiles > 0, rounds * phases, 0.0)
+        return OpCost(latency, masked(energy, t), write_latency, write_energy, moved, bound, memory, missing * memory, reads)
+
+    def _missing(self, t: OpTable, needed: Array, conditions: Conditions, relaxation: Relaxation) -> Float[Array, " ops"]:
+        """Share of each operation's weights to be written: not resident, beyond capacity, or the second operand of a product."""
+        fits = 1 / relax.maximum(jnp.ones_like(needed), needed, policy=relaxation)
+        return jnp.where(t.kind == OpKind.MATMUL, 1.0, 1 - conditions.resident * fits)
 
     def _programming(
-        self, t: OpTable, tiles: Array, needed: Array, conditions: Conditions, relaxation: Relaxation
+        self, t: OpTable, missing: Array, tiles: Array, relaxation: Relaxation
     ) -> tuple[Float[Array, " ops"], Float[Array, " ops"]]:
-        """Latency and energy of writing what is not resident: all of it, the part beyond capacity, or a second operand."""
-        fits = 1 / relax.maximum(jnp.ones_like(needed), needed, policy=relaxation)
-        missing = jnp.where(t.kind == OpKind.MATMUL, 1.0, 1 - conditions.resident * fits)
+        """Latency and energy of writing the missing weights; all write drivers are shared by the whole network."""
         slices = relax.ceil_div(self.weight_bits, self.bits_per_cell, relaxation)
         row_time = self.write_pulses * (self.cell.write_time + self.verify_time)
         latency = missing * tiles * self.rows * row_time / self.write_arrays

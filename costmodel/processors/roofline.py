@@ -66,4 +66,4 @@ class Roofline(Processor):
             overhead > jnp.maximum(compute, memory), Bound.OVERHEAD, jnp.where(memory > compute, Bound.MEMORY, Bound.COMPUTE)
         )
         zero = jnp.zeros_like(latency)
-        return OpCost(latency, masked(energy, t), zero, zero, moved, bound, zero, zero)
+        return OpCost(latency, masked(energy, t), zero, zero, moved, bound, zero, zero, zero)
