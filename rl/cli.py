@@ -195,7 +195,7 @@ def evaluate(
 def study(
     networks: Networks = "",
     steps: Annotated[int, typer.Option(help="Environment steps of every training run.")] = 200_000,
-    seeds: Annotated[int, typer.Option(help="Independent training runs.")] = 3,
+    seeds: Annotated[int, typer.Option(help="Independent training runs.")] = 5,
     episodes: Annotated[int, typer.Option(help="Evaluation episodes of 256 tasks.")] = 256,
     out: Annotated[Path, typer.Option(help="Folder for the report and the data.")] = Path("study"),
     json_: Json = False,

@@ -11,6 +11,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from rl.files import write_with
 
@@ -93,7 +94,10 @@ def policies(results: dict[str, Any]) -> Figure:
             start += share
     left.set_yticks(range(len(names)), names)
     left.set_xscale("log")
-    left.set_title("cost of an episode: minus the score (lower is better)")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter("{x:g}")
+    left.xaxis.set_minor_locator(NullLocator())
+    left.set_title("cost of an episode = -score (lower is better)")
     right.set_title("share of tasks on each processor")
     right.set_xlim(0, 1)
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))

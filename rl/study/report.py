@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 import costmodel
 from rl.files import write_text
-from rl.study.tables import quantity
+from rl.study.tables import duration, quantity
 
 CSS = """
 body{font:16px/1.55 system-ui,sans-serif;color:#222;max-width:1120px;margin:2rem auto;padding:0 1.2rem}
@@ -91,7 +91,7 @@ def _why(results: dict[str, Any]) -> str:
     gpu, budget = platform.processors["gpu"], platform.hazard_budget
     retention = platform.chip("pim").cell.retention
     seconds = {c: float(jnp.exp(retention.log_time(c + 273.15)) * budget) for c in (45, 85, 105)}
-    lasts = ", ".join(f"{quantity(time, 's')} at {celsius} C" for celsius, time in seconds.items())
+    lasts = ", ".join(f"{duration(time)} at {celsius} C" for celsius, time in seconds.items())
     reasons = {
         "pim": f"""least energy by far ({span("pim", "energy", "J")}) and fast ({span("pim", "latency", "s")}), but only with the
         weights on the chip. Writing them takes {span("pim", "write_latency", "s")} and wears the cells, not all networks fit

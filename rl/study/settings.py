@@ -12,7 +12,7 @@ class StudySettings:
 
     networks: tuple[str, ...] = dataclasses.field(default_factory=list_networks)
     steps: int = 200_000
-    seeds: int = 3
+    seeds: int = 5
     episodes: int = 256
     platform: str = "edge"
 

@@ -29,6 +29,14 @@ def quantity(value: float, unit: str) -> str:
     return f"{value / 10.0 ** (3 * exponent):.4g} {prefix}{unit}"
 
 
+def duration(seconds: float) -> str:
+    """A time as a person says it: 23570 s -> "6.5 hours"."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.2g} {unit}"
+    return f"{seconds:.2g} s"
+
+
 def render(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", numeric: int = 1) -> str:
     """A text table; columns from number `numeric` on are right-aligned."""
     table = Table(*[], title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
