@@ -272,8 +272,14 @@ def step(
 
 
 def _in_range(platform: Platform, state: PlatformState, task: Task, decision: Decision) -> tuple[Decision, Task]:
-    """No task may vanish because its index names nothing."""
+    """No task may vanish because its index names nothing: a plain number is refused, an array's entries are clipped."""
     networks = min((cells.resident.shape[-1] for cells in state.cells.values()), default=1)
+    for name, value, count in (
+        ("decision.processor", decision.processor, len(platform.names)),
+        ("task.network", task.network, networks),
+    ):
+        if isinstance(value, int) and not 0 <= value < count:
+            raise ValueError(f"{name} = {value} is outside its range [0, {count - 1}]")
     processor = jnp.clip(jnp.asarray(decision.processor), 0, len(platform.names) - 1)
     return Decision(processor), task._replace(network=jnp.clip(jnp.asarray(task.network), 0, networks - 1))
 

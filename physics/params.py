@@ -72,7 +72,8 @@ def check_range(name: str, value: Any, info: Param) -> None:
     bad = ~((array >= low) & (array <= high) & np.isfinite(array))
     if bad.any():
         worst = array[bad].flat[0]
-        raise ValueError(f"{name} = {worst:g} {info.unit} is outside its range [{info.lo:g}, {info.hi:g}] {info.unit}")
+        unit = "" if info.unit == "1" else f" {info.unit}"
+        raise ValueError(f"{name} = {worst:g}{unit} is outside its range [{info.lo:g}, {info.hi:g}]{unit}")
 
 
 class Citations(tuple[tuple[str, str], ...]):

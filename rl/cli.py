@@ -220,4 +220,8 @@ def study(
 
 
 def _split(networks: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in networks.split(",") if name.strip())
+    """The names in a comma-separated list; none if the option was not given."""
+    names = tuple(name.strip() for name in networks.split(",") if name.strip())
+    if networks and not names:
+        raise ValueError(f"--networks {networks!r} names no network")
+    return names

@@ -44,6 +44,19 @@ def _umask() -> int:
     return mask
 
 
+def check_writable(path: Path) -> None:
+    """Raise WriteError at once if `path` cannot be written later; leaves nothing behind and the file as it is."""
+    path = Path(path)
+    if path.is_dir():
+        raise WriteError(f"cannot write {path}: it is a folder")
+    with contextlib.suppress(_Checked), written_aside(path):
+        raise _Checked
+
+
+class _Checked(Exception):
+    """Ends a check before anything is replaced."""
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace `path` by `content`, or leave it as it was."""
     with written_aside(path) as temporary:

@@ -360,10 +360,10 @@ def test_slower_clock_and_lower_supply_by_hand():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(rows=1), "CrossbarChip.rows = 1 1 is outside its range [2, 8192] 1"),
+        (dict(rows=1), "CrossbarChip.rows = 1 is outside its range [2, 8192]"),
         (dict(dac_bits=0), "CrossbarChip.dac_bits = 0 bit is outside its range [1, 16] bit"),
         (dict(cycle_time=float("nan")), "CrossbarChip.cycle_time = nan s is outside its range [1e-10, 0.001] s"),
-        (dict(leakage_fraction=-0.1), "CrossbarChip.leakage_fraction = -0.1 1 is outside its range [0, 1] 1"),
+        (dict(leakage_fraction=-0.1), "CrossbarChip.leakage_fraction = -0.1 is outside its range [0, 1]"),
     ],
 )
 def test_a_chip_outside_its_range_is_refused(changes, message):

@@ -534,7 +534,7 @@ def test_wrong_types_are_refused_in_one_line():
     ("changes", "message"),
     [
         (dict(peak_macs=0.0), "Roofline.peak_macs = 0 MAC/s is outside its range [1000, 1e+16] MAC/s"),
-        (dict(efficiency_conv=1.2), "Roofline.efficiency_conv = 1.2 1 is outside its range [0.0001, 1] 1"),
+        (dict(efficiency_conv=1.2), "Roofline.efficiency_conv = 1.2 is outside its range [0.0001, 1]"),
         (dict(leakage_slope=float("nan")), "Roofline.leakage_slope = nan 1/K is outside its range [0, 0.1] 1/K"),
     ],
 )

@@ -102,5 +102,5 @@ def test_bootstrap_interval_covers_the_mean_of_a_normal():
 
 
 def test_evaluate_refuses_no_episodes(env):
-    with pytest.raises(ValueError, match="episodes = 0 is below 1"):
+    with pytest.raises(ValueError, match="episodes = 0 is outside its range"):
         rl.evaluate(env, rl.baselines(env)["random"], jax.random.key(0), 0)

@@ -19,6 +19,7 @@ import numpy as np
 from costmodel.relax import STRAIGHT_THROUGH, Relaxation
 from physics import parameters
 
+ANCHORS = ("temperature_ref", "voltage_ref")  # where laws are anchored: conventions, no property of the hardware
 CHUNK = 16_384  # states per chunk of a large gradient: faster than one big vmap, and bounded memory
 
 
@@ -43,13 +44,21 @@ class SensitivityTable(NamedTuple):
         """The row of one parameter."""
         return {row.label: row for row in self.rows}[label]
 
+    @property
+    def relevant(self) -> tuple[SensitivityRow, ...]:
+        """The rows that have an effect and are no mere reference points of laws."""
+        return tuple(row for row in self.rows if row.elasticity and row.label.rpartition(".")[2] not in ANCHORS)
+
     def __str__(self) -> str:
-        width = max(len(row.label) for row in self.rows)
+        width = max((len(row.label) for row in self.relevant), default=9)
         lines = [
             f"objective {self.value:.6g}   relaxation {self.relaxation}",
             f"{'parameter':{width}}  {'elasticity':>11}  {'gradient':>11}  value",
         ]
-        lines += [f"{r.label:{width}}  {r.elasticity:>+11.4f}  {r.gradient:>+11.3e}  {r.value:.5g} {r.unit}" for r in self.rows]
+        lines += [
+            f"{r.label:{width}}  {r.elasticity:>+11.4f}  {r.gradient:>+11.3e}  {r.value:.5g} {r.unit}" for r in self.relevant
+        ]
+        lines.append(f"and {len(self.rows) - len(self.relevant)} parameters without effect or that only anchor a law")
         return "\n".join(lines)
 
     __repr__ = __str__

@@ -3,6 +3,7 @@
 The grid is evaluated in chunks of one compiled function, so memory stays bounded and a million points take seconds.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import xarray
 
 CHUNK = 16_384
+MOST_POINTS = 100_000_000  # of a grid: what fits in memory with a dozen figures each
 
 
 def sweep(
@@ -42,7 +44,9 @@ def sweep(
     if not axes:
         raise ValueError("vary names no parameter; give at least one label, such as {'cell.retention.e_a': [...]}")
     shape = tuple(len(axis) for axis in axes.values())
-    total = int(np.prod(shape))
+    total = math.prod(shape)
+    if total > MOST_POINTS:
+        raise ValueError(f"the grid has {total:,} points; at most {MOST_POINTS:,} are swept at once")
     size = min(chunk, total)
     shapes = jax.eval_shape(objective, tree)
     _check_scalars(_variables(shapes))

@@ -62,6 +62,8 @@ class SchedulingEnv:
     """
 
     def __init__(self, platform: Platform, stream: TaskStream | None = None) -> None:
+        if not isinstance(platform, Platform):
+            raise ValueError(f"platform must be a Platform (see costmodel.list_platforms()), got {type(platform).__name__}")
         self.platform = platform
         self.stream = default_stream() if stream is None else stream
         self.offers: Offer = make_offers(platform, [load(name) for name in self.stream.networks])

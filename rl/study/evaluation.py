@@ -10,6 +10,8 @@ from jaxtyping import Array
 from rl.envs.routing import RoutingParams, SchedulingEnv
 from rl.references.rules import Policy
 
+MOST_EPISODES = 1_000_000
+
 
 class Episodes(NamedTuple):
     """One policy's results; arrays (episodes,), means per task unless said."""
@@ -28,9 +30,9 @@ class Episodes(NamedTuple):
 def evaluate(
     env: SchedulingEnv, policy: Policy, key: Array, episodes: int = 256, params: RoutingParams | None = None
 ) -> Episodes:
-    """Play whole episodes (max_steps tasks each) without learning; jitted. ValueError if `episodes` < 1."""
-    if episodes < 1:
-        raise ValueError(f"episodes = {episodes} is below 1")
+    """Play whole episodes (max_steps tasks each) without learning; jitted. ValueError if `episodes` is out of range."""
+    if not 1 <= episodes <= MOST_EPISODES:
+        raise ValueError(f"episodes = {episodes} is outside its range [1, {MOST_EPISODES}]")
     params = env.default_params if params is None else params
     return jax.jit(jax.vmap(lambda k: _play(env, policy, k, params)))(jax.random.split(key, episodes))
 

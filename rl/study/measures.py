@@ -74,9 +74,8 @@ def sensitivities(platform: Platform, network: str, top: int = 10) -> dict[str, 
 
 
 def _rows(table: costmodel.SensitivityTable, top: int) -> dict[str, Any]:
-    """The largest rows; the temperatures at which laws are anchored are no property of the hardware and left out."""
-    rows = [row._asdict() for row in table.rows if not row.label.endswith("temperature_ref")]
-    return {"relaxation": table.relaxation, "value": table.value, "rows": rows[:top]}
+    """The largest rows."""
+    return {"relaxation": table.relaxation, "value": table.value, "rows": [row._asdict() for row in table.relevant[:top]]}
 
 
 def heat_chain(platform: Platform) -> dict[str, jax.Array]:

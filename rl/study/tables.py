@@ -14,10 +14,11 @@ from rich.table import Table
 import costmodel
 from costmodel.cost import UNITS
 from physics import lookup, unknown_name
-from rl.files import write_with
+from rl.files import check_writable, write_with
 from workloads import OpKind, OpTable, list_networks, load
 
 Printed = tuple[str, Any]
+MOST_POINTS = 10_000_000  # of one axis on the command line
 
 
 def quantity(value: float, unit: str) -> str:
@@ -34,7 +35,7 @@ def duration(seconds: float) -> str:
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.2g} {unit}"
-    return f"{seconds:.2g} s"
+    return f"{seconds:.3g} s"
 
 
 def render(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str = "", numeric: int = 1) -> str:
@@ -83,6 +84,8 @@ def cost_table(networks: Sequence[str] | None, on: Sequence[str] | None, tempera
     """Cost of networks on processors at a junction temperature in Celsius."""
     from rl.study.measures import costs
 
+    if not -73.15 <= temperature <= 226.85:
+        raise ValueError(f"--temperature = {temperature:g} C is outside its range [-73.15, 226.85] C")
     values = costs(networks or list_networks(), on or costmodel.list_hardware(), temperature + 273.15)
     rows = []
     for network, processors in values.items():
@@ -137,34 +140,44 @@ def parse_axis(tree: Any, text: str) -> tuple[str, np.ndarray]:
         if ":" in values:
             start, stop, count = values.split(":")
             lo, hi, n = float(start), float(stop), int(count)
-            if n < 1 or (info.log and min(lo, hi) <= 0):
+            if not 1 <= n <= MOST_POINTS or (info.log and min(lo, hi) <= 0):
                 raise ValueError
             return label, np.geomspace(lo, hi, n) if info.log else np.linspace(lo, hi, n)
         return label, np.array([float(v) for v in values.split(",")])
     except ValueError:
         raise ValueError(
-            f"--vary {text!r} is not label=start:stop:count (count >= 1, positive on a log scale) or label=a,b,c"
+            f"--vary {text!r} is not label=start:stop:count (count in [1, 1e7], positive on a log scale) or label=a,b,c"
         ) from None
 
 
 def sweep_table(hardware: str, network: str, vary: Sequence[str], out: Path | None) -> Printed:
     """A sweep of one processor's parameters on one network, optionally written as NetCDF; the best and worst points."""
     processor, ops = costmodel.load_hardware(hardware), load(network)
-    axes = dict(parse_axis(processor, text) for text in vary)
+    axes: dict[str, np.ndarray] = {}
+    for label, values in (parse_axis(processor, text) for text in vary):
+        if label in axes:
+            raise ValueError(f"--vary names {label!r} twice")
+        axes[label] = values
     data = costmodel.sweep(lambda hw: costmodel.estimate(hw, ops), processor, axes)
     if out is not None:
         write_with(out, lambda temporary: data.to_netcdf(temporary, engine="h5netcdf"))
-    rows, values = [], {}
+    rows, figures = [], {}
     for name in ("latency", "energy", "power", "utilization", "memory"):
         variable = data[name]
         low, high = variable.argmin(...), variable.argmax(...)
         best, worst = ({d: float(data[d][int(i[d])]) for d in data.dims} for i in (low, high))
-        values[name] = {"smallest": float(variable.min()), "at": best, "largest": float(variable.max()), "at_largest": worst}
+        figures[name] = {"smallest": float(variable.min()), "at": best, "largest": float(variable.max()), "at_largest": worst}
         at = ", ".join(f"{label} {v:.4g}" for label, v in best.items())
-        rows.append([name, quantity(float(variable.min()), UNITS[name]), at, quantity(float(variable.max()), UNITS[name])])
+        same = float(variable.min()) == float(variable.max())
+        largest = "constant" if same else quantity(float(variable.max()), UNITS[name])
+        rows.append([name, quantity(float(variable.min()), UNITS[name]), "" if same else at, largest])
     points = int(np.prod([data.sizes[d] for d in data.dims]))
     text = render(["figure", "smallest", "at", "largest"], rows, f"{network} on {hardware}, {points:,} points", 1)
-    return text + (f"\nwritten to {out}" if out else ""), {"points": points, "figures": values, "file": str(out) if out else None}
+    return text + (f"\nwritten to {out}" if out else ""), {
+        "points": points,
+        "figures": figures,
+        "file": str(out) if out else None,
+    }
 
 
 def parse_policy(text: str) -> costmodel.Relaxation:
@@ -186,10 +199,11 @@ def sensitivity_table(hardware: str, network: str, of: str, policy: str) -> Prin
     table = costmodel.sensitivity(
         lambda hw, p: getattr(costmodel.estimate(hw, ops, relaxation=p), of), processor, parse_policy(policy)
     )
-    rows = [[r.label, f"{r.elasticity:+.4f}", f"{r.gradient:+.4g}", f"{r.value:.6g}", r.unit] for r in table.rows]
+    rows = [[r.label, f"{r.elasticity:+.4f}", f"{r.gradient:+.4g}", f"{r.value:.6g}", r.unit] for r in table.relevant]
     title = f"{of} of {network} on {hardware}: {quantity(table.value, UNITS[of])}, policy {table.relaxation}"
     value = {"value": table.value, "unit": UNITS[of], "relaxation": table.relaxation, "rows": [r._asdict() for r in table.rows]}
-    return render(["parameter", "elasticity", "gradient", "value", "unit"], rows, title, 1), value
+    rest = f"and {len(table.rows) - len(table.relevant)} parameters without effect or that only anchor a law"
+    return render(["parameter", "elasticity", "gradient", "value", "unit"], rows, title, 1) + f"\n{rest}", value
 
 
 def make_env(networks: Sequence[str]) -> Any:
@@ -205,6 +219,7 @@ def train_agent(out: Path, steps: int, seed: int, networks: Sequence[str], progr
     from rl.agents.dqn import DQNConfig
     from rl.agents.training import train
 
+    check_writable(out)
     agent = train(
         make_env(networks),
         DQNConfig(total_steps=steps),
