@@ -56,20 +56,20 @@ axes[0].loglog(1e6 * flat.latency.values.ravel(), 1e6 * flat.energy.values.ravel
 axes[0].set_xlabel("latency (us)")
 axes[0].set_ylabel("energy (uJ)")
 for bits in data.bits_per_cell.values:
-    axes[1].semilogx(
-        data.rows, 1e6 * data.latency.sel(bits_per_cell=bits).isel(cycle_time=32, power_adc=64), label=f"{bits:g} bits per cell"
-    )
+    memory = 100 * data.memory.sel(bits_per_cell=bits).isel(cycle_time=32, power_adc=64)
+    axes[1].loglog(data.rows, memory, drawstyle="steps-post", label=f"{bits:g} bits per cell")
 axes[1].set_xlabel("crossbar rows")
-axes[1].set_ylabel("latency (us)")
+axes[1].set_ylabel("share of the chip that the weights take (%)")
 axes[1].legend()
 plt.show()
 
 # %% [markdown]
-# The staircase on the right is real: tiles are whole. That is why a gradient needs a policy.
+# The stairs on the right are real: a layer takes whole crossbars. That is why a gradient needs a policy.
 #
 # ## Three policies
 # `HARD` is exact and its slope is zero through every rounding. `STRAIGHT_THROUGH` keeps the exact value and takes the slope of
-# the smooth relaxation. `soft(s)` is smooth in value and slope. The policy stands in the signature and in the result.
+# the smooth relaxation. `soft(s)` is smooth in value and slope, but its value is biased:
+# use it for search, not for figures. The policy stands in the signature and in the result.
 
 # %%
 for policy in (costmodel.HARD, costmodel.STRAIGHT_THROUGH, costmodel.soft(8)):
@@ -85,7 +85,7 @@ for policy in (costmodel.HARD, costmodel.STRAIGHT_THROUGH, costmodel.soft(8)):
 
 # %%
 table = costmodel.sensitivity(lambda hw, p: costmodel.estimate(hw, ops, relaxation=p).energy, chip)
-rows = [row for row in table.rows if abs(row.elasticity) > 0.01 and not row.label.endswith("temperature_ref")][::-1]
+rows = [row for row in table.relevant if abs(row.elasticity) > 0.01][::-1]
 plt.figure(figsize=(7, 0.3 * len(rows) + 1))
 plt.barh([row.label for row in rows], [row.elasticity for row in rows])
 plt.xlabel("elasticity of the energy (% per %)")

@@ -59,14 +59,10 @@ def costs(results: dict[str, Any]) -> Figure:
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
     for axis, (field, label) in zip(axes, (("latency", "latency (s)"), ("energy", "energy per inference (J)")), strict=True):
         for i, name in enumerate(hardware):
-            height = [results["cost"][n][name][field] for n in networks]
-            axis.bar(
-                np.arange(len(networks)) + (i - (len(hardware) - 1) / 2) * 0.2,
-                height,
-                0.19,
-                color=PALETTE.get(name, FAINT),
-                label=name,
-            )
+            value = [results["cost"][n][name][field] for n in networks]
+            place = np.arange(len(networks)) + (i - (len(hardware) - 1) / 2) * 0.16
+            axis.plot(place, value, "o", markersize=8, color=PALETTE.get(name, FAINT), label=name)
+        axis.grid(axis="y", color="#eeeeee")
         axis.set_yscale("log")
         axis.set_xticks(np.arange(len(networks)), networks, rotation=12)
         axis.set_title(label)
@@ -188,6 +184,6 @@ def heat(path: Path) -> Figure:
             axis.minorticks_off()
             axis.set_xlabel("GPU active power (W)")
             axis.set_title(f"activation energy {float(data[e][pick]):.2f} eV")
-        axes[0].set_ylabel("package to ambient (K/W)")
-        figure.colorbar(drawn, ax=axes, label="log10(lost cells / budget)")
+        axes[0].set_ylabel("resistance of package to ambient (K/W)")
+        figure.colorbar(drawn, ax=axes, label="log10(lost cells / error budget)")
     return figure

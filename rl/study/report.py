@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 import costmodel
+from rl.envs.routing import RoutingParams
 from rl.files import write_text
 from rl.study.tables import duration, quantity
 
@@ -18,6 +19,13 @@ table{border-collapse:collapse;font-size:14px;margin:.6rem 0}th{color:#666;font-
 td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #eee}td:first-child,th:first-child{text-align:left}
 img{max-width:100%}.note{color:#666;font-size:14px}.best{font-weight:700}li{margin:.3rem 0}
 """
+RULES = {
+    "cost-greedy": "tries every processor in the model and takes the best immediate reward",
+    "slack-greedy": "the largest (deadline - latency) / service time",
+    "threshold": "pim while it is cooler than 85 C, else the coolest other processor; it rewrites weights again and again",
+    "always-...": "one processor for everything",
+    "random": "any processor",
+}
 ON_PLATFORM = {"cpu": "stm32l4r5", "gpu": "edge-gpu", "pim": "edge-pim"}  # processors of the platform among the named hardware
 
 
@@ -36,7 +44,7 @@ def render_report(results: dict[str, Any], plots: dict[str, Path]) -> str:
         "<h2>What matters: sensitivities</h2>" + _sensitivity_text() + _image(plots["sensitivity"]),
         "<h2>Work, power, temperature, retention</h2>" + _heat_text(results) + _image(plots["heat"]),
         "<h2>Training</h2>" + _image(plots["learning"]),
-        "<h2>The networks</h2>" + _profile_table(results),
+        "<h2>The networks</h2>" + _profile_table(results) + _glossary(),
     ]
     head = f"<meta charset=utf-8><title>Tempo study</title><style>{CSS}</style>"
     return f"<!doctype html><html lang=en>{head}<body>{''.join(sections)}</body></html>\n"
@@ -59,24 +67,43 @@ def _ranked(results: dict[str, Any]) -> list[str]:
 
 def _summary(results: dict[str, Any]) -> str:
     s, decided, found = results["settings"], results["decisions"], results["evaluation"]
-    agent, rule = decided["agent"], decided["rule"]
-    a, r = found[agent]["score_iqm"], found[rule]["score_iqm"]
-    apart = found[agent]["score_interval"][0] > found[rule]["score_interval"][1]
-    against = f"{abs(a - r) / abs(r):.0%} {'better' if a > r else 'worse'} than" if r else "against"
+    agent, rule = found[decided["agent"]], found[decided["rule"]]
+    a, r = agent["score_iqm"], rule["score_iqm"]
+    apart = agent["score_interval"][0] > rule["score_interval"][1]
     certain = "the 95 % intervals do not overlap" if apart else "the 95 % intervals overlap"
-    fixed = {name: found[name]["score_iqm"] for name in found if name.startswith("always-")}
-    single = ", ".join(f"{name.removeprefix('always-')} {score:.1f}" for name, score in fixed.items())
+    compared = ", ".join(
+        f"{name} {form(agent)} against {form(rule)}"
+        for name, form in (
+            ("missed deadlines", lambda f: f"{f['missed']:.1%}"),
+            ("energy per task", lambda f: quantity(f["energy"], "J")),
+            ("retention failures", lambda f: f"{f['failed']:.2%}"),
+            ("chip life per million tasks", lambda f: f"{1e6 * f['wear']:.3f}"),
+        )
+    )
     lines = [
-        f"""Scheduler: a DQN, {s["seeds"]} training runs of {s["steps"]:,} steps; all policies are judged on the same
-        {s["episodes"]} episodes.""",
-        f"The median agent ({agent}) scores {a:.1f}, {against} the best rule ({rule}, {r:.1f}); {certain}.",
-        f"No processor is best for everything: sending every task to one scores {single}.",
+        f"""The scheduler, a DQN, was trained {s["seeds"]} times for {s["steps"]:,} tasks; all policies are judged on the same
+        {s["episodes"]} episodes of {RoutingParams().max_steps} tasks.""",
+        f"""The median agent ({decided["agent"]}) scores {a:.1f} (penalties, so nearer to 0 is better), the best rule ({decided["rule"]})
+        {r:.1f}: {abs(a - r) / abs(r):.0%} {"less" if a > r else "more"} penalty; {certain}.""",
+        f"What that means: {compared}.",
+        "No processor is best for everything. " + " ".join(_alone(found)),
     ]
     intro = f"""<p>Inference tasks ({html.escape(", ".join(s["networks"]))}) arrive at a small computer whose processors
     ({html.escape(", ".join(results["processors"]))}) share one package. A scheduler sends every task to one of them. Work makes
     power, power makes temperature, and temperature shortens how long the memory cells of the processing-in-memory chip (pim)
-    remember the weights.</p>"""
+    remember the weights: once more than one cell in a million has lost its value (the error budget), they must be written again,
+    which takes time and wears the cells.</p>"""
     return "<h1>Tempo study</h1>" + intro + "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _alone(found: dict[str, Any]) -> list[str]:
+    """What happens if one processor gets everything."""
+    return [
+        f"Everything on {name.removeprefix('always-')}: {f['missed']:.0%} of deadlines missed, {quantity(f['energy'], 'J')} per task, "
+        f"weights written before {f['written']:.0%} of tasks."
+        for name, f in found.items()
+        if name.startswith("always-")
+    ]
 
 
 def _why(results: dict[str, Any]) -> str:
@@ -105,6 +132,14 @@ def _why(results: dict[str, Any]) -> str:
     return "<ul>" + "".join(f"<li><b>{name}</b>: {text}</li>" for name, text in reasons.items()) + "</ul>"
 
 
+MECHANISMS = {
+    "deadline": "a tight deadline rules out the cpu for all but small networks",
+    "load": "a waiting queue is drained by whoever is fast; with every queue long, deadlines are lost anyway and energy decides",
+    "residency": "with the weights on the chip, pim is fast and nearly free; without, they must be written first",
+    "temperature": "heat makes the gpu leak and the weights in the chip fade",
+}
+
+
 def _findings(results: dict[str, Any]) -> str:
     """Sentences on what the agent's choice depends on."""
     decided, processors = results["decisions"], results["processors"]
@@ -114,12 +149,33 @@ def _findings(results: dict[str, Any]) -> str:
         moves = sorted(range(len(processors)), key=lambda i: -abs(last[i] - first[i]))
         parts = ", ".join(f"{processors[i]} {first[i]:.0%} &rarr; {last[i]:.0%}" for i in moves)
         change = f"{html.escape(probe['label'])} from {probe['values'][0]:g} to {probe['values'][-1]:g}"
-        items.append(f"<li><b>{html.escape(variable)}</b>: {change}: {parts}{_turning(probe, processors)}</li>")
-    rows = [[html.escape(n), *[f"{share:.0%}" for share in shares]] for n, shares in decided["by_network"].items()]
+        met = f"; nine in ten states met lie in {probe['met'][0]:.3g} .. {probe['met'][1]:.3g}" if probe["met"] else ""
+        text = f"{change}: {parts}{_turning(probe, processors)}{met}"
+        items.append(f"<li><b>{html.escape(variable)}</b> ({MECHANISMS[variable]}): {text}</li>")
     note = f"""<p class=note>Each probe takes states the agent met, changes one thing and asks again, so the curves show what the
-    decision depends on, other things being equal. Upper row: the agent ({html.escape(agent)}); lower row: the best rule
-    ({html.escape(decided["rule"])}).</p>"""
-    return f"{note}<ul>{''.join(items)}</ul><p>Where the agent sends each network:</p>" + _table(["network", *processors], rows)
+    decision depends on, other things being equal; beyond the states it met the agent extrapolates. Upper row: the agent
+    ({html.escape(agent)}); lower row: the best rule ({html.escape(decided["rule"])}). Chip temperature is that of the pim's
+    junction.</p>"""
+    return f"{note}<ul>{''.join(items)}</ul>" + _networks(results)
+
+
+def _networks(results: dict[str, Any]) -> str:
+    """Where the agent sends each network, beside what explains it."""
+    shares, processors, costs = results["decisions"]["by_network"], results["processors"], results["cost"]
+    pim = processors.index("pim")
+    memory = {network: costs[network]["edge-pim"]["memory"] for network in shares}
+    kept = [network for network in shares if shares[network][pim] > 0.5]
+    text = f"""<p>Where the agent sends each network. All together would need {sum(memory.values()):.0%} of the chip, so not all can stay"""
+    if kept:
+        text += f"""; those it mostly sends there ({html.escape(", ".join(kept))}) need {sum(memory[n] for n in kept):.0%}"""
+    header = ["network", *processors, "share of the chip", "to write", "energy on cpu", "energy on pim", "latency on cpu"]
+    rows = []
+    for network, share in shares.items():
+        chip, cpu = costs[network]["edge-pim"], costs[network]["stm32l4r5"]
+        why = [f"{memory[network]:.0%}", quantity(chip["write_latency"], "s"), quantity(cpu["energy"], "J")]
+        why += [quantity(chip["energy"], "J"), quantity(cpu["latency"], "s")]
+        rows.append([html.escape(network), *[f"{x:.0%}" for x in share], *why])
+    return text + ".</p>" + _table(header, rows)
 
 
 def _turning(probe: dict[str, Any], processors: list[str]) -> str:
@@ -171,13 +227,14 @@ def _policy_table(results: dict[str, Any]) -> str:
 
 
 def _scoring() -> str:
-    from rl.envs.routing import RoutingParams
-
     p = RoutingParams()
-    return f"""<p class=note>Score: interquartile mean of the sum of rewards over {p.max_steps} tasks, bootstrap interval.
-    Reward of a task = &minus;({p.energy_weight:g} per J of energy + {p.latency_weight:g} per deadline of latency
-    + {p.miss_penalty:g} if the deadline was missed + {p.failure_penalty:g} if the weights were lost before the result
-    + {p.wear_weight:g} per chip life of wear).</p>"""
+    rules = "".join(f"<li><b>{name}</b>: {text}</li>" for name, text in RULES.items())
+    return f"""<p class=note>Score: interquartile mean (the mean of the middle half) of the sum of rewards over an episode's {p.max_steps}
+    tasks, with its bootstrap interval. Reward of a task = &minus;({p.energy_weight:g} per J of energy + {p.latency_weight:g} per
+    deadline of latency, at most 2 deadlines + {p.miss_penalty:g} if the deadline was missed + {p.failure_penalty:g} if the weights
+    were lost before the result + {p.wear_weight:g} per chip life of wear); wearing a chip out ends the episode and costs
+    {p.end_of_life_penalty:g}. Latency is from arrival to result, waiting included; energy includes all leakage; rewrites are
+    tasks before which weights had to be written.</p><ul class=note>{rules}</ul>"""
 
 
 def _cost_table(results: dict[str, Any]) -> str:
@@ -209,7 +266,7 @@ def _heat_text(results: dict[str, Any]) -> str:
     lost_lo, lost_hi = sweep["ranges"]["lost_share_of_budget"]
     return f"""<p>{sweep["points"]:,} combinations of {html.escape(", ".join(sweep["labels"]))}, each 21 minutes of video
     bursts on the GPU (4000 frames of ResNet-8 every 5 s) at 55 C ambient: the memory chip ends between {lo - 273.15:.0f} and
-    {hi - 273.15:.0f} C, and its weights have used {lost_lo:.2g} to {lost_hi:.2g} of the hazard budget. Beyond the black line they
+    {hi - 273.15:.0f} C, and its weights have used {lost_lo:.2g} to {lost_hi:.2g} of the error budget. Beyond the black line they
     have to be written again. Data: {html.escape(sweep["file"])}.</p>"""
 
 
@@ -228,3 +285,15 @@ def _profile_table(results: dict[str, Any]) -> str:
         for n, p in results["profile"].items()
     ]
     return _table(header, rows)
+
+
+def _glossary() -> str:
+    words = {
+        "MACs padded, valid": "multiply-accumulates with and without the products whose input is zero padding",
+        "peak live elements": "most activation values alive at once, and the operation at which that is",
+        "utilization": "useful MACs per second over the processor's peak",
+        "bound": "what sets the latency: compute, memory traffic, or overhead (launching operations)",
+        "weight memory": "share of the chip's cells that the network's weights take",
+        "chip life": "cell writes over the number of writes a cell endures; 1 is the end of the median cell",
+    }
+    return "<ul class=note>" + "".join(f"<li><b>{word}</b>: {meaning}</li>" for word, meaning in words.items()) + "</ul>"
