@@ -205,7 +205,8 @@ def quote(platform: Platform, state: PlatformState, task: Task) -> Quote:
     service = asleep * _gather(platform, "wake_time") + task.offer.latency + writing * task.offer.write_latency
     energy = asleep * _gather(platform, "wake_energy") + task.offer.energy + writing * task.offer.write_energy
     latency = state.backlog + service
-    return Quote(latency, service, energy, writing, _margins(platform, state, task, writing, latency))
+    exposed = jnp.where(writing > 0, service, latency)  # weights written for this run are fresh when it starts
+    return Quote(latency, service, energy, writing, _margins(platform, state, task, writing, exposed))
 
 
 def step(
@@ -307,7 +308,7 @@ def _margins(
     state: PlatformState,
     task: Task,
     writing: Float[Array, " processors"],
-    latency: Float[Array, " processors"],
+    exposed: Float[Array, " processors"],
 ) -> Float[Array, " processors"]:
     budget, margins = jnp.log(platform.hazard_budget), []
     for i, name in enumerate(platform.names):
@@ -316,7 +317,7 @@ def _margins(
             continue
         cell, reads = platform.chip(name).cell, task.offer.reads[i]
         now = state.temperature[i]
-        margins.append(retention_margin(cell, state.cells[name], task.network, writing[i], now, latency[i], reads, budget))
+        margins.append(retention_margin(cell, state.cells[name], task.network, writing[i], now, exposed[i], reads, budget))
     return jnp.stack(margins)
 
 

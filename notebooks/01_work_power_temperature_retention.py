@@ -120,5 +120,5 @@ for row in table.relevant[:12]:
     print(f"{row.label:48} {row.elasticity:+8.3f}")
 
 # %% [markdown]
-# The cell's activation energy matters most; next come the GPU's power and the package, in which the memory has no say: a scheduler
-# that knows this decides better. Weights count as lost once more than one cell in a million (the hazard budget) has lost its value. The study (`make study`) trains one.
+# The cell's activation energy matters most; next come the GPU's power and the package, in which the memory has no say.
+# Weights count as lost once more than one cell in a million (the hazard budget) has lost its value. The study (`make study`) trains one.

@@ -81,6 +81,11 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not a JSON file: {error}") from None
 
 
+def write_netcdf(path: Path, dataset: Any) -> None:
+    """Replace `path` by an xarray dataset as NetCDF; made in memory first, because HDF5 does not survive a full disk."""
+    write_bytes(path, bytes(dataset.to_netcdf(None, engine="h5netcdf")))
+
+
 def write_with(path: Path, writer: Callable[[Path], None]) -> None:
     """Replace `path` by what `writer(temporary path)` writes."""
     with written_aside(path) as temporary:

@@ -171,7 +171,9 @@ class Simulator:
                 worn = float(offer.memory[chosen]) * life_per_write(part.cell, now[chosen])
             worn += float(offer.streamed[chosen]) * life_per_write(part.cell, now[chosen])
             self.wear[chosen] += worn
-            at_result = lost[network] + (waiting + seconds) / math.exp(log_retention(part.cell, now[chosen]))
+            at_result = lost[network] + (seconds if written else waiting + seconds) / math.exp(
+                log_retention(part.cell, now[chosen])
+            )
             at_result += float(offer.reads[chosen]) * disturb_rate(part.cell, now[chosen])
             margin = min(math.log(BUDGET / at_result), 50.0)
             failed = float(at_result > BUDGET)

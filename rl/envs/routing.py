@@ -7,7 +7,8 @@ next arrival. Nothing about cost, heat or reliability is computed here.
              - failure_penalty failed - wear_weight wear - end_of_life_penalty terminated
 
 Every episode draws an ambient temperature, a mean gap between tasks, an initial warmth and an age of the weights on chip.
-It is truncated after `max_steps` tasks and terminated when a chip has used up its life. Transitions are not
+It is truncated after `max_steps` tasks and terminated when a chip has used up its life (with the default ranges that takes
+millions of tasks and does not happen). Transitions are not
 differentiated: observations and states are stop-gradiented (use `costmodel.step` for gradients).
 """
 
@@ -143,7 +144,7 @@ class SchedulingEnv:
         params = self.default_params if params is None else params
         key_step, key_reset = jax.random.split(key)
         ended, outcome = self.step_env(key_step, state, action)
-        terminated = self._worn_out(ended.platform)
+        terminated = self.worn_out(ended.platform)
         reward = self.reward(state, outcome, params) - params.end_of_life_penalty * terminated
         truncated = ended.time >= params.max_steps
         final = self.observe(ended)
@@ -152,7 +153,7 @@ class SchedulingEnv:
         after = jax.tree.map(lambda a, b: jnp.where(done, a, b), fresh, ended)
         observation = jnp.where(done, self.observe(fresh), final)
         info = {"terminated": terminated, "truncated": truncated, "final_observation": final, "outcome": outcome}
-        return *jax.lax.stop_gradient((observation, after, reward)), terminated, truncated, info
+        return jax.lax.stop_gradient((observation, after, reward, terminated, truncated, info))
 
     def step_env(self, key: Array, state: RoutingState, action: Int[Array, ""]) -> tuple[RoutingState, Outcome]:
         """One task without reward, ending or reset."""
@@ -186,7 +187,8 @@ class SchedulingEnv:
         to_budget = budget - self.platform.chip(name).cell.retention.log_hazard_rate(temperature)
         return [cells.resident, margin, jnp.log1p(cells.age), jnp.clip(to_budget, LN_TINY, LN_LARGE)[None] / 10]
 
-    def _worn_out(self, platform: PlatformState) -> Array:
+    def worn_out(self, platform: PlatformState) -> Array:
+        """Whether a chip has used up its life: the natural end of an episode."""
         worn = [cells.wear.damage >= 1.0 for cells in platform.cells.values()]
         return jnp.any(jnp.stack(worn)) if worn else jnp.zeros((), bool)
 

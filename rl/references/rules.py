@@ -4,7 +4,8 @@ random               any processor
 always-<processor>   one processor for everything
 threshold            the chip with memory cells while it is cooler than 85 C, else the processor that is coolest
 slack-greedy         the largest (deadline - latency) / service time (the seed project's "READYS baseline")
-cost-greedy          the best immediate reward, found by trying every processor with `costmodel.step`
+cost-greedy          the best immediate reward, found by trying every processor with `costmodel.step`;
+                         it even knows when the next task arrives, which agents do not
 """
 
 from collections.abc import Callable

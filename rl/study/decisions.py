@@ -12,19 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from costmodel.weights import JUST_WRITTEN
-from rl.envs.routing import RoutingState, SchedulingEnv
+from costmodel.weights import JUST_WRITTEN, settle
+from rl.envs.routing import RoutingParams, RoutingState, SchedulingEnv
 from rl.references.rules import Policy
 
 PROBES: dict[str, tuple[str, list[float]]] = {
-    "temperature": ("chip temperature (C)", [25, 35, 45, 55, 65, 75, 85, 95, 105, 115]),
-    "deadline": ("deadline (s)", [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0]),
-    "load": ("backlog of every processor (s)", [0.0, 0.01, 0.03, 0.1, 0.3, 1.0]),
+    "temperature": ("chip temperature (C)", [25, 35, 45, 55, 65, 75, 85, 95, 105]),
+    "deadline": ("deadline (s)", [0.02, 0.05, 0.1, 0.2, 0.5, 1.0]),
+    "load": ("backlog of every processor, all awake (s)", [0.0, 0.01, 0.03, 0.1, 0.3, 1.0]),
     "residency": ("weights on the chip (0 absent, 1 there)", [0.0, 1.0]),
 }
 
 
-def visit(env: SchedulingEnv, policy: Policy, key: Array, lanes: int = 64, steps: int = 64) -> tuple[RoutingState, Array]:
+def visit(
+    env: SchedulingEnv, policy: Policy, key: Array, lanes: int = 64, steps: int = 64, params: RoutingParams | None = None
+) -> tuple[RoutingState, Array]:
     """States a policy meets, (lanes * steps,) in every leaf, and what it did there."""
 
     def body(carry, key):
@@ -36,7 +38,7 @@ def visit(env: SchedulingEnv, policy: Policy, key: Array, lanes: int = 64, steps
 
     def run(key):
         key_reset, key_run = jax.random.split(key)
-        start = jax.vmap(env.reset)(jax.random.split(key_reset, lanes))
+        start = jax.vmap(lambda k: env.reset(k, params))(jax.random.split(key_reset, lanes))
         _, visited = jax.lax.scan(body, start, jax.random.split(key_run, steps))
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), visited)
 
@@ -53,13 +55,16 @@ def changed(env: SchedulingEnv, state: RoutingState, variable: str, value: Array
         return state._replace(deadline=value)
     if variable == "load":
         full = jnp.full_like(plant.backlog, value)
-        return state._replace(platform=plant._replace(backlog=full, idle=jnp.where(full > 0, 0.0, plant.idle)))
+        return state._replace(platform=plant._replace(backlog=full, idle=jnp.zeros_like(full)))
     cells = {}
     for name, chip in plant.cells.items():
         mine = jax.nn.one_hot(state.network, chip.resident.shape[-1])
-        cells[name] = chip._replace(
-            resident=jnp.where(mine > 0, value, chip.resident), log_hazard=jnp.where(mine > 0, JUST_WRITTEN, chip.log_hazard)
+        placed = chip._replace(
+            resident=jnp.where(mine > 0, value, chip.resident),
+            age=jnp.where(mine > 0, 0.0, chip.age + 1),
+            log_hazard=jnp.where(mine * (1 - chip.resident) > 0, JUST_WRITTEN, chip.log_hazard),
         )
+        cells[name] = settle(placed)
     return state._replace(platform=plant._replace(cells=cells))
 
 
@@ -97,6 +102,14 @@ def met(env: SchedulingEnv, states: RoutingState, variable: str) -> list[float]:
     if variable not in found:
         return []
     return [float(f"{x:.4g}") for x in np.percentile(np.asarray(found[variable], np.float64), [5, 95])]
+
+
+def own_heat(env: SchedulingEnv, policy: Policy, key: Array) -> float:
+    """How far (K) the decided work itself warms the chip: 99 % of the states of episodes that start cold stay below."""
+    cold = env.default_params._replace(warmth=0.0)
+    states, _ = visit(env, policy, key, steps=256, params=cold)
+    index = env.platform.names.index(env.platform.cell_names[0])
+    return float(f"{np.percentile(np.asarray(states.platform.theta[:, index], np.float64), 99):.4g}")
 
 
 def by_network(env: SchedulingEnv, states: RoutingState, actions: Array) -> dict[str, list[float]]:

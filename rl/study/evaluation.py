@@ -16,14 +16,14 @@ MOST_EPISODES = 1_000_000
 class Episodes(NamedTuple):
     """One policy's results; arrays (episodes,), means per task unless said."""
 
-    score: Array  # sum of rewards over the episode
+    score: Array  # sum of rewards, up to the end of the episode
     energy: Array  # J
     latency: Array  # s
     missed: Array  # share of tasks
     failed: Array  # share of tasks
     wear: Array  # chip life per task
     written: Array  # share of tasks that had to write weights
-    peak_temperature: Array  # K, hottest of the episode
+    peak_temperature: Array  # K, hottest junction at the end of a task
     shares: Array  # (episodes, processors) share of tasks sent to each processor
 
 
@@ -45,9 +45,10 @@ def _play(env: SchedulingEnv, policy: Policy, key: Array, params: RoutingParams)
         key_act, key_step = jax.random.split(key)
         action = policy(key_act, observation, state)
         after, outcome = env.step_env(key_step, state, action)
-        reward = env.reward(state, outcome, params)
+        worn_out = env.worn_out(after.platform)
+        reward = env.reward(state, outcome, params) - params.end_of_life_penalty * worn_out
         row = (live * reward, outcome, jax.nn.one_hot(action, env.num_actions))
-        return (env.observe(after), after, live), row
+        return (env.observe(after), after, live * (1.0 - worn_out)), row
 
     observation, state = env.reset(key_reset, params)
     keys = jax.random.split(key_run, int(params.max_steps))

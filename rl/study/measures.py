@@ -12,7 +12,7 @@ import costmodel
 from costmodel import Bound, Decision, Platform, Task
 from costmodel.cost import UNITS
 from physics import lookup
-from rl.files import write_with
+from rl.files import write_netcdf
 from workloads import load, stack
 
 CHAIN_TASKS, CHAIN_FRAMES, CHAIN_GAP, CHAIN_AMBIENT = 256, 4000, 5.0, 328.15  # bursts, frames each, s apart, K
@@ -56,6 +56,14 @@ def costs(networks: Sequence[str], hardware: Sequence[str], temperature: float =
                 "relaxation": resident.relaxation,
             }
     return found
+
+
+def facts(platform: Platform) -> dict[str, Any]:
+    """What the report says of the platform: how long the error budget lasts (s) by chip temperature (C), what waking the GPU costs."""
+    cell, gpu = platform.chip("pim").cell, platform.processors["gpu"]
+    lasts = {str(c): float(jnp.exp(cell.retention.log_time(c + 273.15)) * platform.hazard_budget) for c in (45, 85, 105)}
+    waking = {name: float(getattr(gpu, name)) for name in ("wake_time", "wake_energy", "linger")}
+    return {"budget_lasts": lasts, "gpu": waking, "hazard_budget": float(platform.hazard_budget)}
 
 
 def sensitivities(platform: Platform, network: str, top: int = 10) -> dict[str, Any]:
@@ -110,7 +118,7 @@ def sweep_heat_chain(platform: Platform, path: Path, points: int = 24) -> dict[s
     data = costmodel.sweep(heat_chain, platform, vary, chunk=2048)
     for name, unit in (("temperature", "K"), ("energy", "J"), ("lost_share_of_budget", "1")):
         data[name].attrs["units"] = unit
-    write_with(path, lambda temporary: data.to_netcdf(temporary, engine="h5netcdf"))
+    write_netcdf(path, data)
     spread = {name: [float(data[name].min()), float(data[name].max())] for name in data.data_vars}
     return {
         "file": path.name,

@@ -3,7 +3,7 @@
     profiles -> costs -> sensitivities -> sweep -> training (one run per seed) -> evaluation -> decisions -> report
 
 Every stage keeps its result (`stages.py`) and training keeps a checkpoint, so the same command after a crash goes on
-where it was and ends with bit-identical `results.json`.
+where it was and ends with bit-identical `results.json` (on the same machine with the same number of cores).
 """
 
 import time
@@ -60,13 +60,15 @@ def run_study(settings: StudySettings, out: Path, progress: Progress = lambda wh
 
     begin("profile")
     results: dict[str, Any] = {"settings": settings.as_dict(), "processors": list(platform.names)}
+    results["rewards"] = env.default_params._asdict()
     results["profile"] = stages.run("profile", lambda: {name: measures.profile(name) for name in settings.networks})
     begin("cost")
     results["cost"] = stages.run("cost", lambda: measures.costs(settings.networks, costmodel.list_hardware()))
+    results["facts"] = stages.run("facts", lambda: measures.facts(platform))
     begin("sensitivity")
     results["sensitivity"] = stages.run("sensitivity", lambda: measures.sensitivities(platform, settings.networks[-1]))
     begin("sweep")
-    results["sweep"] = stages.run("sweep", lambda: measures.sweep_heat_chain(platform, out / "sweep.nc"))
+    results["sweep"] = stages.run("sweep", lambda: measures.sweep_heat_chain(platform, out / "sweep.nc"), out / "sweep.nc")
     agents = _train_all(env, settings, stages, begin, progress)
     results["training"] = {str(seed): stages.run(f"train-{seed}", lambda a=agent: _curve(a)) for seed, agent in agents.items()}
     begin("evaluate")
@@ -132,13 +134,14 @@ def summarise(episodes: Any) -> dict[str, Any]:
 def _decide_all(env: SchedulingEnv, policies: dict[str, Policy], evaluation: dict[str, Any]) -> dict[str, Any]:
     """Decisions of the median agent and of the best rule, in the states that agent meets."""
     agents = sorted((name for name in policies if name.startswith("dqn-")), key=lambda name: evaluation[name]["score_iqm"])
-    agent = agents[len(agents) // 2]
+    agent = agents[(len(agents) - 1) // 2]
     rule = max((name for name in policies if name not in agents), key=lambda name: evaluation[name]["score_iqm"])
     states, actions = decisions.visit(env, policies[agent], jax.random.key(VISIT_KEY))
     key = jax.random.key(PROBE_KEY)
     return {
         "agent": agent,
         "rule": rule,
+        "own_heat": decisions.own_heat(env, policies[agent], jax.random.key(VISIT_KEY)),
         "by_network": decisions.by_network(env, states, actions),
         "probes": {name: decisions.probe(env, policies[name], states, key) for name in (agent, rule)},
     }

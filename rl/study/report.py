@@ -5,10 +5,6 @@ import html
 from pathlib import Path
 from typing import Any
 
-import jax.numpy as jnp
-
-import costmodel
-from rl.envs.routing import RoutingParams
 from rl.files import write_text
 from rl.study.tables import duration, quantity
 
@@ -20,7 +16,7 @@ td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #eee}td:firs
 img{max-width:100%}.note{color:#666;font-size:14px}.best{font-weight:700}li{margin:.3rem 0}
 """
 RULES = {
-    "cost-greedy": "tries every processor in the model and takes the best immediate reward",
+    "cost-greedy": "tries every processor in the model, knowing when the next task comes, and takes the best immediate reward",
     "slack-greedy": "the largest (deadline - latency) / service time",
     "threshold": "pim while it is cooler than 85 C, else the coolest other processor; it rewrites weights again and again",
     "always-...": "one processor for everything",
@@ -39,7 +35,7 @@ def render_report(results: dict[str, Any], plots: dict[str, Path]) -> str:
     sections = [
         _summary(results),
         "<h2>Which processor wins where</h2>" + _why(results) + _image(plots["decisions"]) + _findings(results),
-        "<h2>Policies against the same tasks</h2>" + _image(plots["policies"]) + _policy_table(results) + _scoring(),
+        "<h2>Policies against the same tasks</h2>" + _image(plots["policies"]) + _policy_table(results) + _scoring(results),
         "<h2>What each network costs</h2>" + _image(plots["costs"]) + _cost_table(results),
         "<h2>What matters: sensitivities</h2>" + _sensitivity_text() + _image(plots["sensitivity"]),
         "<h2>Work, power, temperature, retention</h2>" + _heat_text(results) + _image(plots["heat"]),
@@ -69,7 +65,8 @@ def _summary(results: dict[str, Any]) -> str:
     s, decided, found = results["settings"], results["decisions"], results["evaluation"]
     agent, rule = found[decided["agent"]], found[decided["rule"]]
     a, r = agent["score_iqm"], rule["score_iqm"]
-    apart = agent["score_interval"][0] > rule["score_interval"][1]
+    (low, high), (rule_low, rule_high) = agent["score_interval"], rule["score_interval"]
+    apart = low > rule_high or rule_low > high
     certain = "the 95 % intervals do not overlap" if apart else "the 95 % intervals overlap"
     compared = ", ".join(
         f"{name} {form(agent)} against {form(rule)}"
@@ -80,13 +77,17 @@ def _summary(results: dict[str, Any]) -> str:
             ("chip life per million tasks", lambda f: f"{1e6 * f['wear']:.3f}"),
         )
     )
+    rewards, heat = results["rewards"], decided["own_heat"]
     lines = [
         f"""The scheduler, a DQN, was trained {s["seeds"]} times for {s["steps"]:,} tasks; all policies are judged on the same
-        {s["episodes"]} episodes of {RoutingParams().max_steps} tasks.""",
-        f"""The median agent ({decided["agent"]}) scores {a:.1f} (penalties, so nearer to 0 is better), the best rule ({decided["rule"]})
-        {r:.1f}: {abs(a - r) / abs(r):.0%} {"less" if a > r else "more"} penalty; {certain}.""",
+        {s["episodes"]} episodes of {rewards["max_steps"]} tasks.""",
+        f"""The median agent ({decided["agent"]}) scores {a:.1f} (penalties: nearer to 0 is better), the best rule
+        ({decided["rule"]}) {r:.1f}: {abs(a - r) / abs(r):.0%} {"less" if a > r else "more"} penalty; {certain}.""",
         f"What that means: {compared}.",
-        "No processor is best for everything. " + " ".join(_alone(found)),
+        " ".join(_alone(found)),
+        f"""Where the temperature comes from: in this stream the work itself warms the chip by less than {heat:.2g} K (99 % of
+        states); the rest is the surroundings, {rewards["ambient_lo"] - 273.15:.0f} to {rewards["ambient_hi"] - 273.15:.0f} C, drawn
+        for every episode. Heavier work heats more, see below.""",
     ]
     intro = f"""<p>Inference tasks ({html.escape(", ".join(s["networks"]))}) arrive at a small computer whose processors
     ({html.escape(", ".join(results["processors"]))}) share one package. A scheduler sends every task to one of them. Work makes
@@ -114,20 +115,20 @@ def _why(results: dict[str, Any]) -> str:
         values = [costs[network][ON_PLATFORM[processor]][field] for network in costs]
         return f"{quantity(min(values), unit)} to {quantity(max(values), unit)}"
 
-    platform = costmodel.load_platform(results["settings"]["platform"])
-    gpu, budget = platform.processors["gpu"], platform.hazard_budget
-    retention = platform.chip("pim").cell.retention
-    seconds = {c: float(jnp.exp(retention.log_time(c + 273.15)) * budget) for c in (45, 85, 105)}
-    lasts = ", ".join(f"{duration(time)} at {celsius} C" for celsius, time in seconds.items())
+    facts = results["facts"]
+    lasts = ", ".join(f"{duration(time)} at {celsius} C" for celsius, time in facts["budget_lasts"].items())
+    units = (("wake_time", "s"), ("wake_energy", "J"), ("linger", "s"))
+    wake = {name: quantity(facts["gpu"][name], unit) for name, unit in units}
+    together = sum(costs[network]["edge-pim"]["memory"] for network in costs)
+    fit = "all networks fit together" if together <= 1 else "not all networks fit together"
     reasons = {
-        "pim": f"""least energy by far ({span("pim", "energy", "J")}) and fast ({span("pim", "latency", "s")}), but only with the
-        weights on the chip. Writing them takes {span("pim", "write_latency", "s")} and wears the cells, not all networks fit
-        together, and heat makes them fade: the error budget lasts {lasts}.""",
-        "cpu": f"""always ready and frugal ({span("cpu", "energy", "J")}), but slow ({span("cpu", "latency", "s")}): it
-        misses tight deadlines and queues up.""",
-        "gpu": f"""quick at any network ({span("gpu", "latency", "s")}), but waking it costs
-        {quantity(float(gpu.wake_time), "s")} and {quantity(float(gpu.wake_energy), "J")}, and it then leaks for
-        {quantity(float(gpu.linger), "s")}, the more the hotter it is.""",
+        "pim": f"""{span("pim", "energy", "J")} and {span("pim", "latency", "s")} per inference, but only with the weights on the
+        chip. Writing them takes {span("pim", "write_latency", "s")} and wears the cells, {fit}, and heat makes them fade: the
+        error budget lasts {lasts}.""",
+        "cpu": f"""always ready, {span("cpu", "energy", "J")} and {span("cpu", "latency", "s")}: slow for tight deadlines, and
+        a queue builds up.""",
+        "gpu": f"""{span("gpu", "latency", "s")} for any network, but waking it costs {wake["wake_time"]} and
+        {wake["wake_energy"]}, and it then leaks for {wake["linger"]}, the more the hotter it is.""",
     }
     return "<ul>" + "".join(f"<li><b>{name}</b>: {text}</li>" for name, text in reasons.items()) + "</ul>"
 
@@ -226,14 +227,15 @@ def _policy_table(results: dict[str, Any]) -> str:
     return _table(header, rows)
 
 
-def _scoring() -> str:
-    p = RoutingParams()
+def _scoring(results: dict[str, Any]) -> str:
+    p = results["rewards"]
     rules = "".join(f"<li><b>{name}</b>: {text}</li>" for name, text in RULES.items())
-    return f"""<p class=note>Score: interquartile mean (the mean of the middle half) of the sum of rewards over an episode's {p.max_steps}
-    tasks, with its bootstrap interval. Reward of a task = &minus;({p.energy_weight:g} per J of energy + {p.latency_weight:g} per
-    deadline of latency, at most 2 deadlines + {p.miss_penalty:g} if the deadline was missed + {p.failure_penalty:g} if the weights
-    were lost before the result + {p.wear_weight:g} per chip life of wear); wearing a chip out ends the episode and costs
-    {p.end_of_life_penalty:g}. Latency is from arrival to result, waiting included; energy includes all leakage; rewrites are
+    return f"""<p class=note>Score: interquartile mean (the mean of the middle half) of the sum of rewards over an episode's
+    {p["max_steps"]} tasks, with its bootstrap interval over episodes; the spread over training runs is that between the dqn rows.
+    Reward of a task = &minus;({p["energy_weight"]:g} per J of energy + {p["latency_weight"]:g} per deadline of latency, at most 2
+    deadlines + {p["miss_penalty"]:g} if the deadline was missed + {p["failure_penalty"]:g} if the weights were lost before the
+    result + {p["wear_weight"]:g} per chip life of wear); wearing a chip out ends the episode and costs
+    {p["end_of_life_penalty"]:g}. Latency is from arrival to result, waiting included; energy includes all leakage; rewrites are
     tasks before which weights had to be written.</p><ul class=note>{rules}</ul>"""
 
 

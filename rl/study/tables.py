@@ -14,7 +14,7 @@ from rich.table import Table
 import costmodel
 from costmodel.cost import UNITS
 from physics import lookup, unknown_name
-from rl.files import check_writable, write_with
+from rl.files import check_writable, write_netcdf
 from workloads import OpKind, OpTable, list_networks, load
 
 Printed = tuple[str, Any]
@@ -160,7 +160,7 @@ def sweep_table(hardware: str, network: str, vary: Sequence[str], out: Path | No
         axes[label] = values
     data = costmodel.sweep(lambda hw: costmodel.estimate(hw, ops), processor, axes)
     if out is not None:
-        write_with(out, lambda temporary: data.to_netcdf(temporary, engine="h5netcdf"))
+        write_netcdf(out, data)
     rows, figures = [], {}
     for name in ("latency", "energy", "power", "utilization", "memory"):
         variable = data[name]
@@ -228,14 +228,10 @@ def train_agent(out: Path, steps: int, seed: int, networks: Sequence[str], progr
         progress=lambda done, total, row: progress("training", done, total),
     )
     returns = np.asarray(agent.metrics.episode_return)[np.asarray(agent.metrics.episodes) > 0]
-    value = {
-        "checkpoint": str(out),
-        "steps": steps,
-        "seed": seed,
-        "first_return": float(returns[0]),
-        "last_return": float(returns[-1]),
-    }
-    return f"trained {steps:,} steps: return {returns[0]:.1f} at first, {returns[-1]:.1f} at last; written to {out}", value
+    first, last = (float(returns[0]), float(returns[-1])) if returns.size else (None, None)
+    value = {"checkpoint": str(out), "steps": steps, "seed": seed, "first_return": first, "last_return": last}
+    learned = "too short for a whole episode" if first is None else f"return {first:.1f} at first, {last:.1f} at last"
+    return f"trained {steps:,} steps: {learned}; written to {out}", value
 
 
 def evaluation_table(checkpoint: Path | None, episodes: int, networks: Sequence[str]) -> Printed:
