@@ -121,4 +121,5 @@ for row in table.relevant[:12]:
 
 # %% [markdown]
 # The cell's activation energy matters most; next come the GPU's power and the package, in which the memory has no say.
-# Weights count as lost once more than one cell in a million (the hazard budget) has lost its value. The study (`make study`) trains one.
+# Weights count as lost once more than one cell in a million (the hazard budget) has lost its value.
+# A scheduler that knows all this decides better: `make study` trains one.

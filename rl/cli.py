@@ -36,6 +36,8 @@ def main() -> None:
         status = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         status = _interrupted()
+    except SystemExit as ended:  # typer turns an interrupt into this
+        status = _interrupted() if ended.code == 130 else ended.code
     except UsageProblem as error:
         status = _misused(error)
     except (ValueError, OSError) as error:

@@ -3,6 +3,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -54,6 +56,25 @@ def test_a_full_disk_is_one_line(tmp_path):
     with pytest.raises(WriteError) as caught:
         write_with(tmp_path / "value.txt", full)
     assert "No space left on device" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_netcdf_survives_a_limit_on_file_sizes(tmp_path):
+    """What a full disk does to HDF5 must not reach the process: one line, the old file intact."""
+    code = """
+import resource, signal, sys, xarray, numpy as np
+from rl.files import WriteError, write_netcdf
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    write_netcdf(sys.argv[1], xarray.Dataset({"a": ("x", np.random.rand(50_000))}))
+except WriteError as error:
+    sys.exit(str(error))
+"""
+    path = tmp_path / "data.nc"
+    path.write_text("old")
+    result = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True)
+    assert result.returncode == 1 and result.stderr.count("\n") == 1 and "File too large" in result.stderr
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["data.nc"]
 
 
 def test_a_file_where_a_folder_should_be(tmp_path):

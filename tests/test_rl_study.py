@@ -68,30 +68,52 @@ def test_report_is_one_offline_file_with_the_facts(study):
     assert render_report(results, plots) == page  # nothing in it comes from elsewhere
 
 
+def kill_when(out, appears):
+    """Start the study and kill -9 it as soon as a file appears."""
+    process = subprocess.Popen([*COMMAND, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not (out / appears).exists():
+        assert time.monotonic() < deadline and process.poll() is None, f"{appears} never appeared"
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
 @pytest.mark.slow
 def test_killed_studies_resume_to_the_same_bits(study, tmp_path):
-    """kill -9 at several moments, then the same command: results.json is the same file."""
-    out, expected = tmp_path / "out", (study / "results.json").read_bytes()
-    for patience in (6.0, 14.0, 22.0):
-        process = subprocess.Popen([*COMMAND, str(out)], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        time.sleep(patience)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        if (out / "results.json").exists():
-            break
+    """kill -9 in the middle of several stages, then the same command: the same results and the same data."""
+    out = tmp_path / "out"
+    for appears in ("stages/cost.json", "sweep.nc", "checkpoints/dqn-0.npz", "stages/evaluate.json"):
+        kill_when(out, appears)
+        assert not (out / "results.json").exists()
+    (out / ".sweep.nc.left.nc").write_text("what a killed write leaves")
     result = run(out)
     assert result.returncode == 0, result.stderr
-    assert (out / "results.json").read_bytes() == expected
+    for name in ("results.json", "sweep.nc"):
+        assert (out / name).read_bytes() == (study / name).read_bytes(), name
+    assert not list(out.rglob(".*.*"))
 
 
 @pytest.mark.slow
 def test_a_finished_study_is_only_read_again(study):
-    before = (study / "results.json").read_bytes()
-    start = time.monotonic()
+    before = {p: p.stat().st_mtime_ns for p in (study / "stages").iterdir()}
+    results, timings = (study / "results.json").read_bytes(), json.loads((study / "timings.json").read_text())
     assert run(study).returncode == 0
-    assert (study / "results.json").read_bytes() == before
-    again = json.loads((study / "timings.json").read_text())
-    assert again["evaluate"] > 0 and time.monotonic() - start < 300
+    assert {p: p.stat().st_mtime_ns for p in (study / "stages").iterdir()} == before
+    assert (study / "results.json").read_bytes() == results
+    assert json.loads((study / "timings.json").read_text())["evaluate"] == timings["evaluate"]
+
+
+@pytest.mark.slow
+def test_damaged_stages_are_made_anew(study):
+    """A truncated stage, one that is something else, and a lost data file: recomputed, to the same results."""
+    results = (study / "results.json").read_bytes()
+    (study / "stages" / "cost.json").write_text('{"settings": ')
+    (study / "stages" / "profile.json").write_text('{"settings": {}, "value": {}}')
+    (study / "timings.json").write_text("[]")
+    (study / "sweep.nc").unlink()
+    assert run(study).returncode == 0
+    assert (study / "results.json").read_bytes() == results and (study / "sweep.nc").exists()
 
 
 @pytest.mark.slow

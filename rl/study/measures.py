@@ -59,7 +59,7 @@ def costs(networks: Sequence[str], hardware: Sequence[str], temperature: float =
 
 
 def facts(platform: Platform) -> dict[str, Any]:
-    """What the report says of the platform: how long the error budget lasts (s) by chip temperature (C), what waking the GPU costs."""
+    """For the report: how long the error budget lasts (s) at some temperatures (C), and what waking the GPU costs."""
     cell, gpu = platform.chip("pim").cell, platform.processors["gpu"]
     lasts = {str(c): float(jnp.exp(cell.retention.log_time(c + 273.15)) * platform.hazard_budget) for c in (45, 85, 105)}
     waking = {name: float(getattr(gpu, name)) for name in ("wake_time", "wake_energy", "linger")}

@@ -86,8 +86,8 @@ def _summary(results: dict[str, Any]) -> str:
         f"What that means: {compared}.",
         " ".join(_alone(found)),
         f"""Where the temperature comes from: in this stream the work itself warms the chip by less than {heat:.2g} K (99 % of
-        states); the rest is the surroundings, {rewards["ambient_lo"] - 273.15:.0f} to {rewards["ambient_hi"] - 273.15:.0f} C, drawn
-        for every episode. Heavier work heats more, see below.""",
+        states); the rest is the surroundings, {rewards["ambient_lo"] - 273.15:.0f} to {rewards["ambient_hi"] - 273.15:.0f} C,
+        drawn for every episode. Heavier work heats more, see below.""",
     ]
     intro = f"""<p>Inference tasks ({html.escape(", ".join(s["networks"]))}) arrive at a small computer whose processors
     ({html.escape(", ".join(results["processors"]))}) share one package. A scheduler sends every task to one of them. Work makes
@@ -100,7 +100,8 @@ def _summary(results: dict[str, Any]) -> str:
 def _alone(found: dict[str, Any]) -> list[str]:
     """What happens if one processor gets everything."""
     return [
-        f"Everything on {name.removeprefix('always-')}: {f['missed']:.0%} of deadlines missed, {quantity(f['energy'], 'J')} per task, "
+        f"Everything on {name.removeprefix('always-')}: {f['missed']:.0%} of deadlines missed, "
+        f"{quantity(f['energy'], 'J')} per task, "
         f"weights written before {f['written']:.0%} of tasks."
         for name, f in found.items()
         if name.startswith("always-")
@@ -166,7 +167,7 @@ def _networks(results: dict[str, Any]) -> str:
     pim = processors.index("pim")
     memory = {network: costs[network]["edge-pim"]["memory"] for network in shares}
     kept = [network for network in shares if shares[network][pim] > 0.5]
-    text = f"""<p>Where the agent sends each network. All together would need {sum(memory.values()):.0%} of the chip, so not all can stay"""
+    text = f"""<p>Where the agent sends each network. All together need {sum(memory.values()):.0%} of the chip"""
     if kept:
         text += f"""; those it mostly sends there ({html.escape(", ".join(kept))}) need {sum(memory[n] for n in kept):.0%}"""
     header = ["network", *processors, "share of the chip", "to write", "energy on cpu", "energy on pim", "latency on cpu"]
