@@ -26,6 +26,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.
 Networks = Annotated[str, typer.Option(help="Network names, separated by commas; default: all four of MLPerf Tiny.")]
 
 
+INTERRUPTED = 130
 # typer brings its own copy of click from 0.17 on; its usage errors all descend from this class.
 UsageProblem: type[Exception] = next(kind for kind in typer.BadParameter.__mro__ if kind.__name__ == "ClickException")
 
@@ -34,14 +35,16 @@ def main() -> None:
     """Entry point of the console script."""
     try:
         status = app(standalone_mode=False)
+    except SystemExit as ended:
+        status = ended.code
     except (typer.Abort, KeyboardInterrupt):
-        status = _interrupted()
-    except SystemExit as ended:  # typer turns an interrupt into this
-        status = _interrupted() if ended.code == 130 else ended.code
+        status = INTERRUPTED
     except UsageProblem as error:
         status = _misused(error)
     except (ValueError, OSError) as error:
         status = _refused(str(error))
+    if status == INTERRUPTED:
+        print("tempo: interrupted; the same command goes on where it was", file=sys.stderr)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -55,11 +58,6 @@ def _misused(error: Any) -> int:
 def _refused(message: str) -> int:
     print(f"tempo: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-def _interrupted() -> int:
-    print("tempo: interrupted; the same command goes on where it was", file=sys.stderr)
-    return 130
 
 
 def _use_compilation_cache() -> None:

@@ -88,7 +88,8 @@ def numpy_crossbar(h: dict, t: dict) -> dict:
     tiles = np.where(busy, ceil_div(groups, sharing) * ceil_div(k, h["rows"]) * ceil_div(n, filters), 0)
     memory = tiles / arrays
     cycles = ceil_div(tiles * m, arrays) * phases + np.where(tiles > 0, h["pipeline"], 0)
-    compute = cycles * h["cycle_time"] + (t["flops"] - 2 * t["macs"]) / h["digital_rate"]
+    digital = (t["flops"] - 2 * t["macs"]) / h["digital_rate"]
+    compute = cycles * h["cycle_time"] + digital
     moved = np.where(t["mask"], (t["inputs"] + t["outputs"]) * (h["input_bits"] / 8), 0)
     missing = one - one / np.maximum(one, memory)
     row_time = h["write_pulses"] * (h["write_time"] + h["verify_time"])
@@ -98,7 +99,8 @@ def numpy_crossbar(h: dict, t: dict) -> dict:
     unit = sum(h[f] for f in COMPONENTS.values())
     element = sum(h[f] for f in ELEMENT_COMPONENTS.values())
     power = unit / h["arrays"] + element / (h["arrays"] * h["units"])
-    dynamic = (one - h["leakage_fraction"]) * power * tiles * m * phases * h["cycle_time"]
+    analog, units = power * tiles * m * phases * h["cycle_time"], h["power_digital"] * h["elements"] * digital
+    dynamic = (one - h["leakage_fraction"]) * np.where(tiles > 0, analog, units)
     slope = np.minimum(h["leakage_slope"] * (np.float32(318.15) - h["temperature_ref"]), np.float32(4))
     static = (h["leakage_fraction"] * power * arrays * np.exp(slope) + h["standby_power"]) * latency
     energy, safe = dynamic + write_energy + static, np.maximum(latency, np.finfo(np.float32).tiny)
@@ -107,7 +109,8 @@ def numpy_crossbar(h: dict, t: dict) -> dict:
     return {
         "latency": latency, "energy": energy, "dynamic_energy": dynamic, "static_energy": static, "power": energy / safe,
         "programming_latency": write_latency, "programming_energy": write_energy, "bytes_moved": moved, "memory": memory,
-        "utilization": t["macs"] / safe / peak, "reads": np.where(tiles > 0, m * phases, 0), "bound": bound,
+        "utilization": t["macs"] / safe / peak,
+        "written": missing * memory, "reads": np.where(tiles > 0, ceil_div(tiles * m, arrays) * phases, 0), "bound": bound,
     }  # fmt: skip
 
 
