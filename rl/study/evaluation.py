@@ -1,16 +1,18 @@
 """Playing policies against the same tasks: every policy sees the same episodes, drawn from the same keys."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from rl.agents.dqn import TrainResult
 from rl.envs.routing import RoutingParams, SchedulingEnv
 from rl.references.rules import Policy
 
 MOST_EPISODES = 1_000_000
+EVALUATION_KEY = 1_000_001  # of the episodes all policies are judged on; training keys are the seeds
 
 
 class Episodes(NamedTuple):
@@ -83,3 +85,24 @@ def bootstrap_interval(values: np.ndarray, seed: int = 0, draws: int = 2000, lev
     tail = 100 * (1 - level) / 2
     lo, hi = np.percentile(means, [tail, 100 - tail])
     return float(lo), float(hi)
+
+
+def agent_policy(agent: TrainResult) -> Policy:
+    """A trained agent as a policy of (key, observation, state): greedy, without exploration."""
+    act = agent.policy()
+    return lambda key, observation, state: act(observation)
+
+
+def summarise(episodes: Episodes) -> dict[str, Any]:
+    """One policy's episodes in figures: the interquartile mean of the score with its interval, means of the rest."""
+    score = np.asarray(episodes.score, np.float64)
+    means = {
+        name: float(np.mean(np.asarray(getattr(episodes, name), np.float64))) for name in episodes._fields if name != "shares"
+    }
+    return {
+        **means,
+        "score_iqm": interquartile_mean(score),
+        "score_interval": list(bootstrap_interval(score)),
+        "scores": [float(f"{s:.7g}") for s in score],
+        "shares": np.mean(np.asarray(episodes.shares, np.float64), axis=0).tolist(),
+    }

@@ -22,7 +22,7 @@ from rl.envs.routing import SchedulingEnv
 from rl.files import write_json
 from rl.references.rules import Policy, baselines
 from rl.study import decisions, measures
-from rl.study.evaluation import bootstrap_interval, evaluate, interquartile_mean
+from rl.study.evaluation import EVALUATION_KEY, agent_policy, evaluate, summarise
 from rl.study.plots import draw_plots
 from rl.study.report import write_report
 from rl.study.settings import StudySettings
@@ -31,7 +31,7 @@ from workloads import TaskStream
 
 Progress = Callable[[str, int, int], None]  # (what, done, total)
 
-EVALUATION_KEY, VISIT_KEY, PROBE_KEY = 1_000_001, 1_000_002, 1_000_003  # never used for training, whose keys are the seeds
+VISIT_KEY, PROBE_KEY = EVALUATION_KEY + 1, EVALUATION_KEY + 2
 
 
 def run_study(settings: StudySettings, out: Path, progress: Progress = lambda what, done, total: None) -> dict[str, Any]:
@@ -105,30 +105,9 @@ def _train_all(
     return agents
 
 
-def agent_policy(agent: TrainResult) -> Policy:
-    """A trained agent as a policy of (key, observation, state): greedy, without exploration."""
-    act = agent.policy()
-    return lambda key, observation, state: act(observation)
-
-
 def _evaluate_all(env: SchedulingEnv, policies: dict[str, Policy], episodes: int) -> dict[str, Any]:
     key = jax.random.key(EVALUATION_KEY)
     return {name: summarise(evaluate(env, policy, key, episodes)) for name, policy in policies.items()}
-
-
-def summarise(episodes: Any) -> dict[str, Any]:
-    """One policy's episodes in figures: the interquartile mean of the score with its interval, means of the rest."""
-    score = np.asarray(episodes.score, np.float64)
-    means = {
-        name: float(np.mean(np.asarray(getattr(episodes, name), np.float64))) for name in episodes._fields if name != "shares"
-    }
-    return {
-        **means,
-        "score_iqm": interquartile_mean(score),
-        "score_interval": list(bootstrap_interval(score)),
-        "scores": [float(f"{s:.7g}") for s in score],
-        "shares": np.mean(np.asarray(episodes.shares, np.float64), axis=0).tolist(),
-    }
 
 
 def _decide_all(env: SchedulingEnv, policies: dict[str, Policy], evaluation: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.files import write_text
-from rl.study.tables import duration, quantity
+from rl.study.quantities import duration, quantity
 
 CSS = """
 body{font:16px/1.55 system-ui,sans-serif;color:#222;max-width:1120px;margin:2rem auto;padding:0 1.2rem}
