@@ -47,24 +47,30 @@ class OpCost(NamedTuple):
 class Cost(eqx.Module):
     """Cost of running a whole table once.
 
-    `utilization` is useful MACs per second over the peak rate. `bound` is the bound that takes the largest share of the
-    latency. `memory` above 1 says that the weights do not fit and the rest had to be streamed in. `relaxation` names the
-    policy the numbers were computed with.
+    latency (s), energy (J), power (W, mean over the latency), bytes_moved (B)
+    dynamic_energy, static_energy, programming_energy (J): add up to energy
+    programming_latency (s): part of latency
+    utilization: useful MACs per second over the peak rate
+    bound: the `Bound` that takes the largest share of the latency
+    memory, written: weight memory needed, and written by this run, over the processor's own (above 1 it does not fit)
+    reads: per weight cell, mean over the cells in use
+    per_op: the same for every operation
+    relaxation: the policy the numbers were computed with
     """
 
-    latency: Float[Array, ""]  # s
-    energy: Float[Array, ""]  # J
-    dynamic_energy: Float[Array, ""]  # J
-    static_energy: Float[Array, ""]  # J
-    programming_latency: Float[Array, ""]  # s, part of latency
-    programming_energy: Float[Array, ""]  # J, part of energy
-    power: Float[Array, ""]  # W, mean over the latency
-    bytes_moved: Float[Array, ""]  # B
+    latency: Float[Array, ""]
+    energy: Float[Array, ""]
+    dynamic_energy: Float[Array, ""]
+    static_energy: Float[Array, ""]
+    programming_latency: Float[Array, ""]
+    programming_energy: Float[Array, ""]
+    power: Float[Array, ""]
+    bytes_moved: Float[Array, ""]
     utilization: Float[Array, ""]
     bound: Int[Array, ""]
-    memory: Float[Array, ""]  # weight memory needed / own weight memory
-    written: Float[Array, ""]  # weight memory written by this run / own weight memory
-    reads: Float[Array, ""]  # reads per weight cell, mean over the cells in use
+    memory: Float[Array, ""]
+    written: Float[Array, ""]
+    reads: Float[Array, ""]
     per_op: OpCost
     relaxation: str = eqx.field(static=True)
 

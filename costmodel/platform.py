@@ -138,20 +138,28 @@ class Decision(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Cost of one step."""
+    """Cost of one step.
 
-    latency: Float[Array, ""]  # s, from arrival to result (waiting, waking, programming, running)
-    energy: Float[
-        Array, ""
-    ]  # J: switching energy committed by the decision plus leakage of the whole platform until the next arrival
-    power: Float[Array, ""]  # W, mean into the thermal network until the next arrival
-    missed: Float[Array, ""]  # 1 if the deadline passed before the result
-    failed: Float[Array, ""]  # 1 if the weights were lost before the result
-    wear: Float[Array, ""]  # fraction of a chip's life consumed
-    written: Float[Array, ""]  # 1 if weights had to be written
-    deadline_margin: Float[Array, ""]  # s, negative if missed
-    retention_margin: Float[Array, ""]  # ln(budget / hazard) at the result; 50 where no cells are used
-    peak_temperature: Float[Array, ""]  # K, hottest junction at the end of the step
+    latency (s): from arrival to result: waiting, waking, writing weights, running
+    energy (J): switching energy committed by the decision plus leakage of the whole platform until the next arrival
+    power (W): mean into the thermal network until the next arrival
+    missed, failed, written: 1 if the deadline passed before the result, if the weights were lost before it, if weights were written
+    wear: fraction of a chip's life consumed
+    deadline_margin (s): negative if missed
+    retention_margin: ln(hazard budget / lost fraction) at the result; 50 where no cells are used
+    peak_temperature (K): hottest junction at the end of the step
+    """
+
+    latency: Float[Array, ""]
+    energy: Float[Array, ""]
+    power: Float[Array, ""]
+    missed: Float[Array, ""]
+    failed: Float[Array, ""]
+    wear: Float[Array, ""]
+    written: Float[Array, ""]
+    deadline_margin: Float[Array, ""]
+    retention_margin: Float[Array, ""]
+    peak_temperature: Float[Array, ""]
 
 
 def make_offer(platform: Platform, ops: OpTable, relaxation: Relaxation = HARD) -> Offer:
@@ -212,7 +220,7 @@ def quote(platform: Platform, state: PlatformState, task: Task) -> Quote:
 def step(
     platform: Platform, state: PlatformState, task: Task, decision: Decision, modes: Modes | None = None
 ) -> tuple[PlatformState, Outcome]:
-    """Run `task` on the chosen processor and advance to the next arrival; pure, for one state (vmap it).
+    """Run `task` on the chosen processor and advance to the next arrival: (state, `Outcome`). Pure, for one state (vmap it).
 
     `modes`, the thermal network's modal form, may be passed in to compute it once outside a loop; gradients in the
     package's own parameters need it left out. Non-smooth: deadline, failure, eviction and waking are hard decisions,
