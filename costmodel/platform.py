@@ -143,7 +143,7 @@ class Outcome(NamedTuple):
     latency (s): from arrival to result: waiting, waking, writing weights, running
     energy (J): switching energy committed by the decision plus leakage of the whole platform until the next arrival
     power (W): mean into the thermal network until the next arrival
-    missed, failed, written: 1 if the deadline passed before the result, if the weights were lost before it, if weights were written
+    missed, failed, written: 1 if the deadline passed before the result, if the weights were lost before it, if they were written
     wear: fraction of a chip's life consumed
     deadline_margin (s): negative if missed
     retention_margin: ln(hazard budget / lost fraction) at the result; 50 where no cells are used
