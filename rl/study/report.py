@@ -117,7 +117,8 @@ def _why(results: dict[str, Any]) -> str:
         return f"{quantity(min(values), unit)} to {quantity(max(values), unit)}"
 
     facts = results["facts"]
-    lasts = ", ".join(f"{duration(time)} at {celsius} C" for celsius, time in facts["budget_lasts"].items())
+    budget = sorted(facts["budget_lasts"].items(), key=lambda item: float(item[0]))
+    lasts = ", ".join(f"{duration(time)} at {celsius} C" for celsius, time in budget)
     units = (("wake_time", "s"), ("wake_energy", "J"), ("linger", "s"))
     wake = {name: quantity(facts["gpu"][name], unit) for name, unit in units}
     together = sum(costs[network]["edge-pim"]["memory"] for network in costs)
