@@ -222,9 +222,10 @@ def step(
 ) -> tuple[PlatformState, Outcome]:
     """Run `task` on the chosen processor and advance to the next arrival: (state, `Outcome`). Pure, for one state (vmap it).
 
-    `modes`, the thermal network's modal form, may be passed in to compute it once outside a loop; gradients in the
-    package's own parameters need it left out. Non-smooth: deadline, failure, eviction and waking are hard decisions,
-    their margins are smooth. A processor or network out of range counts as the nearest one in range.
+    `modes`, the thermal network's modal form, may be passed in to compute it once outside a loop; for gradients in the
+    package's own parameters compute it inside the function that is differentiated, as `rollout` does. Non-smooth:
+    deadline, failure, eviction and waking are hard decisions, their margins are smooth. A processor or network out of
+    range is refused (ValueError) if it is a plain number, and counts as the nearest one in range if it is an array.
     """
     decision, task = _in_range(platform, state, task, decision)
     modes = platform.package.network().modes() if modes is None else modes

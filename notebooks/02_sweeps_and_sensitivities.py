@@ -46,7 +46,7 @@ vary = {
 start = time.perf_counter()
 data = costmodel.sweep(lambda hw: costmodel.estimate(hw, ops), chip, vary)
 seconds = time.perf_counter() - start
-print(f"{data.latency.size:,} states, 12 figures each, in {seconds:.1f} s with compilation")
+print(f"{data.latency.size:,} states, {len(data.data_vars)} figures each, in {seconds:.1f} s with compilation")
 data
 
 # %%

@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens offline, with every statement computed from `results.json`."""
+"""The report: one HTML file that opens offline, with every figure and comparison computed from `results.json`."""
 
 import base64
 import html
@@ -18,7 +18,7 @@ img{max-width:100%}.note{color:#666;font-size:14px}.best{font-weight:700}li{marg
 RULES = {
     "cost-greedy": "tries every processor in the model, knowing when the next task comes, and takes the best immediate reward",
     "slack-greedy": "the largest (deadline - latency) / service time",
-    "threshold": "pim while it is cooler than 85 C, else the coolest other processor; it rewrites weights again and again",
+    "threshold": "pim while it is cooler than 85 C, else the coolest other processor",
     "always-...": "one processor for everything",
     "random": "any processor",
 }
@@ -92,7 +92,8 @@ def _summary(results: dict[str, Any]) -> str:
     intro = f"""<p>Inference tasks ({html.escape(", ".join(s["networks"]))}) arrive at a small computer whose processors
     ({html.escape(", ".join(results["processors"]))}) share one package. A scheduler sends every task to one of them. Work makes
     power, power makes temperature, and temperature shortens how long the memory cells of the processing-in-memory chip (pim)
-    remember the weights: once more than one cell in a million has lost its value (the error budget), they must be written again,
+    remember the weights: once more than one cell in {1 / results["facts"]["hazard_budget"]:,.0f} has lost its value (the error
+    budget), they must be written again,
     which takes time and wears the cells.</p>"""
     return "<h1>Tempo study</h1>" + intro + "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
 
@@ -137,7 +138,7 @@ def _why(results: dict[str, Any]) -> str:
 
 MECHANISMS = {
     "deadline": "a tight deadline rules out the cpu for all but small networks",
-    "load": "a waiting queue is drained by whoever is fast; with every queue long, deadlines are lost anyway and energy decides",
+    "load": "a waiting queue is drained soonest by the fastest",
     "residency": "with the weights on the chip, pim is fast and nearly free; without, they must be written first",
     "temperature": "heat makes the gpu leak and the weights in the chip fade",
 }

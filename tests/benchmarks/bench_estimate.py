@@ -1,6 +1,6 @@
 """estimate() on batches of (hardware, operation) pairs: rate, NumPy at the same arithmetic, and value-and-gradient.
 
-The batch has its own value of every parameter and of every column for every pair; the whole `Cost` (12 figures) is computed
+The batch has its own value of every parameter and of every column for every pair; the whole `Cost` (13 figures) is computed
 and returned. Forward means that; a gradient is the energy with its slopes in all parameters, straight-through.
 """
 
