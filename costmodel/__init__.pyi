@@ -20,6 +20,7 @@ from .processors.base import Processor
 from .processors.cim import CrossbarChip
 from .processors.roofline import Roofline
 from .relax import HARD, STRAIGHT_THROUGH, Relaxation, soft
+from .studies.chunks import chunked
 from .studies.sensitivities import SensitivityTable, batched_gradients, sensitivity
 from .studies.sweeps import sweep
 from .weights import CellState
@@ -45,6 +46,7 @@ __all__ = [
     "SensitivityTable",
     "Task",
     "batched_gradients",
+    "chunked",
     "estimate",
     "list_hardware",
     "list_platforms",

@@ -18,6 +18,7 @@ from costmodel import (
     CrossbarChip,
     Roofline,
     batched_gradients,
+    chunked,
     estimate,
     load_hardware,
     load_platform,
@@ -280,6 +281,24 @@ def test_batched_gradients_equal_single_ones(chunk):
         np.testing.assert_allclose(values[i], value, rtol=1e-6)
         for a, b in zip(jax.tree.leaves(slopes), jax.tree.leaves(slope), strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "chunk"), [(1, 1), (5, 8), (8, 8), (9, 8), (31, 8), (1000, 7)])
+def test_chunks_give_what_vmap_gives(n, chunk):
+    x = {"a": jnp.arange(n, dtype=float), "b": jnp.arange(2 * n, dtype=jnp.int32).reshape(n, 2)}
+    function = lambda t: (jnp.sin(t["a"]), t["b"].sum() + 1)  # noqa: E731
+    for ours, theirs in zip(jax.jit(lambda t: chunked(function, t, chunk))(x), jax.vmap(function)(x), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_batch_that_cannot_be_chunked_is_refused():
+    with pytest.raises(ValueError, match=r"^every leaf of a batch needs the same leading axis, got lengths \[2, 3\]$"):
+        chunked(jnp.add, (jnp.zeros(2), jnp.zeros(3)))
+    with pytest.raises(ValueError, match=r"^a batch of 0 elements in chunks of 4096: both must be at least 1$"):
+        chunked(jnp.sin, jnp.zeros(0))
+    with pytest.raises(ValueError, match=r"^a batch of 3 elements in chunks of 0: both must be at least 1$"):
+        chunked(jnp.sin, jnp.zeros(3), 0)
 
 
 # Published figures ----------------------------------------------------------------------------------------------------

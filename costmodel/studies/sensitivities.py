@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from costmodel.relax import STRAIGHT_THROUGH, Relaxation
+from costmodel.studies.chunks import CHUNK, chunked
 from physics import parameters
 
 ANCHORS = ("temperature_ref", "voltage_ref")  # where laws are anchored: conventions, no property of the hardware
-CHUNK = 16_384  # states per chunk of a large gradient: faster than one big vmap, and bounded memory
 
 
 class SensitivityRow(NamedTuple):
@@ -99,8 +98,5 @@ def _rows(parameter: Any, gradient: Any, objective: float) -> Iterator[Sensitivi
 
 
 def batched_gradients(objective: Callable[[Any], Any], trees: Any, chunk: int = CHUNK) -> tuple[jax.Array, Any]:
-    """Values (n,) and gradients (like `trees`) of a scalar objective over a batch: every leaf of `trees` has shape (n, ...).
-
-    Works through the batch in chunks inside one compiled program; jit the call for repeated use.
-    """
-    return jax.lax.map(jax.value_and_grad(objective), trees, batch_size=min(chunk, jnp.shape(jax.tree.leaves(trees)[0])[0]))
+    """Values (n,) and gradients (like `trees`) of a scalar objective over a batch; see `chunked`."""
+    return chunked(jax.value_and_grad(objective), trees, chunk)

@@ -15,7 +15,6 @@ import costmodel
 import workloads
 from costmodel.cost import UNITS
 from costmodel.processors.cim import COMPONENTS, ELEMENT_COMPONENTS
-from costmodel.studies.sensitivities import CHUNK
 from physics import values
 
 TARGET_RATE, TARGET_GRADIENT = 5e7, 3.5
@@ -63,6 +62,7 @@ def numpy_roofline(h: dict, t: dict) -> dict:
     return {
         "latency": latency, "energy": energy, "dynamic_energy": dynamic, "static_energy": static, "power": energy / safe,
         "bytes_moved": moved, "utilization": utilization, "bound": bound,
+        **{name: np.zeros_like(latency) for name in ("programming_latency", "programming_energy", "memory", "written", "reads")},
     }  # fmt: skip
 
 
@@ -133,14 +133,19 @@ def hardware_energy(hardware, ops) -> jax.Array:
 
 
 @jax.jit
+def forward(hardware, ops):
+    """The Cost of every pair, in chunks as soon as a batch leaves the cache."""
+    return costmodel.chunked(lambda pair: cost(*pair), (hardware, ops), 131_072)
+
+
+@jax.jit
 def gradients(hardware, ops):
-    """Value and gradient in all parameters, in the chunks of `batched_gradients`."""
-    return jax.lax.map(lambda pair: jax.value_and_grad(hardware_energy)(*pair), (hardware, ops), batch_size=CHUNK)
+    """Value and gradient in all parameters, in chunks."""
+    return costmodel.chunked(lambda pair: jax.value_and_grad(hardware_energy)(*pair), (hardware, ops))
 
 
 def main() -> None:
     one_core()
-    forward = jax.jit(jax.vmap(cost))
     for name, by_hand in (("edge-gpu", numpy_roofline), ("isaac", numpy_crossbar)):
         for n in (16_384, 100_000, 1_000_000):
             hardware, ops = hardware_batch(name, n, jax.random.key(0)), op_batch(n)
