@@ -38,7 +38,7 @@ def tol(single: float, double: float) -> float:
 @pytest.mark.parametrize("name", list_devices())
 def test_every_device_loads_and_names_itself(name):
     cell = load_device(name)
-    assert name.split("_")[0] in ("hfox", "cbram", "perpendicular")
+    assert name.split("_")[0] in ("hfox", "hfalo", "cbram", "perpendicular")
     assert str(describe(cell)).count("\n") == len(labels(cell))
     assert cell.r_on < cell.r_off
 

@@ -40,7 +40,8 @@ def test_signed_activation_energy_turns_the_slope():
 
 
 @pytest.mark.parametrize(
-    ("device", "low", "high"), [("hfox_reram", 1e4, 1e9), ("cbram", 1e4, 1e9), ("perpendicular_stt_mram", 1e6, 1e15)]
+    ("device", "low", "high"),
+    [("hfox_reram", 1e4, 1e9), ("hfalo_reram", 1e4, 1e9), ("cbram", 1e4, 1e9), ("perpendicular_stt_mram", 1e6, 1e15)],
 )
 def test_devices_lie_in_the_reported_range(device, low, high):
     """NVMExplorer's summary of 2016-2020 publications: ReRAM 1e4 to 1e9, STT-MRAM 1e6 to 1e15 writes."""

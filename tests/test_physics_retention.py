@@ -50,6 +50,8 @@ MEASURED = [
     ("hfox_reram", 200, 2.05e5, 0.32),
     ("hfox_reram", 250, 3.34e3, 0.32),
     ("hfox_reram", 300, 268.0, 0.3),
+    ("hfalo_reram", 250, 2.96e4, 0.01),
+    ("hfalo_reram", 300, 1.42e3, 0.01),
     ("cbram", 200, 4.03e3, 0.1),
     ("cbram", 225, 875.0, 0.1),
     ("cbram", 250, 190.0, 0.1),
@@ -62,7 +64,7 @@ def test_measured_bake_times(device, celsius, seconds, scatter):
     assert abs(load_device(device).retention.log_time(from_celsius(celsius)) - np.log(seconds)) < scatter
 
 
-@pytest.mark.parametrize(("device", "celsius"), [("hfox_reram", 123), ("cbram", 77)])
+@pytest.mark.parametrize(("device", "celsius"), [("hfox_reram", 123), ("hfalo_reram", 140), ("cbram", 77)])
 def test_ten_year_temperatures(device, celsius):
     assert abs(to_celsius(load_device(device).retention.temperature_budget(TEN_YEARS, 1.0)) - celsius) < 1.0
 

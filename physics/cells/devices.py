@@ -5,6 +5,7 @@ Devices are points of departure for studies, not data sheets: retention is fitte
 values come from NVSim's published sample cells, endurance from published ranges; what is assumed says so.
 
     hfox_reram                Ti/HfOx/TiN filamentary ReRAM     10-year temperature 123 C (criterion: R changes tenfold)
+    hfalo_reram               Ti/HfAlO/TiN filamentary ReRAM    140 C (criterion: R changes tenfold; two bakes only)
     cbram                     Pt/Cu:MoOx/GdOx/Pt                77 C (abrupt loss)
     perpendicular_stt_mram    embedded-class MTJ                125 C at a bit error rate of 1e-6
 
@@ -23,6 +24,7 @@ from physics.cells.logs import log_amount, log_sum
 from physics.cells.retention import Retention, RetentionLaw, ThermalStability
 from physics.params import Citations, ParameterTree, citations, param, unknown_name, with_sources
 from physics.types import Result, Value
+from physics.validity import Flag, in_bounds, inside
 
 RRAM = "NVSim sample_RRAM.cell"
 STT = "NVSim sample_STTRAM.cell (the 80 uA, 10 ns version)"
@@ -78,6 +80,15 @@ class Cell(ParameterTree):
         disturbed = log_amount(jnp.asarray(reads, float)) + self.log_disturb(temperature)
         return log_sum(self.retention.log_hazard(temperature, duration), disturbed)
 
+    def valid(self, temperature: Value) -> Flag:
+        """Whether the laws hold: the cell at `temperature` (K), also while written, between 200 K and 700 K; every parameter
+        in its range; the read current below critical.
+        """
+        inside_range = self.retention.valid(temperature) & self.endurance.valid(self.write_temperature(temperature))
+        if isinstance(self.disturb, MagneticDisturb):
+            inside_range &= inside(self.read_current, 0.0, self.disturb.critical_current)
+        return inside_range & in_bounds(self)
+
     def write_temperature(self, temperature: Value) -> Result:
         """Temperature (K) of the cell while it is written, in surroundings at `temperature` (K)."""
         return temperature + self.r_thermal * self.write_energy / self.write_time
@@ -88,6 +99,18 @@ def hfox_reram() -> Cell:
     fit = "fit to R x10 bake times at 200, 250, 300 C, coreylammie/SST-Reproducibility (tau_0 = 10^-11.35 s)"
     cell = Cell(Retention(), Endurance(), ResistiveDisturb())
     return with_sources(cell, {"retention.log_tau_ref": (24.3622, fit), "retention.e_a": (1.5588, fit)})
+
+
+def hfalo_reram() -> Cell:
+    """Ti/HfAlO/TiN filamentary ReRAM; R changes tenfold after 2.96e4 s at 250 C and 1.42e3 s at 300 C."""
+    fit = "through the R x10 bake times at 250 and 300 C, coreylammie/SST-Reproducibility (tau_0 = 10^-10.65 s)"
+    same = "assumed as for HfOx ReRAM: no data on this stack"
+    numbers = {
+        "retention.log_tau_ref": (26.3346, fit),
+        "retention.e_a": (1.5695, fit),
+        "endurance.log_cycles_ref": (np.log(1e6), same),
+    }
+    return with_sources(Cell(Retention(), Endurance(), ResistiveDisturb()), numbers)
 
 
 def cbram() -> Cell:
@@ -125,6 +148,7 @@ def perpendicular_stt_mram() -> Cell:
 
 DEVICES: dict[str, Callable[[], Cell]] = {
     "hfox_reram": hfox_reram,
+    "hfalo_reram": hfalo_reram,
     "cbram": cbram,
     "perpendicular_stt_mram": perpendicular_stt_mram,
 }

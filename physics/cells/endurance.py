@@ -1,13 +1,15 @@
 """Endurance: how often a cell can be written, and how much of its life is used up.
 
     ln N(T) = ln N_ref + s e_a / k (1/T - 1/T_ref),        s = +1 (default) or -1 (`sign="published"`)
-    D = sum_i n_i / N(T_i)                                 linear damage (Miner 1945), failure of the median cell at D = 1
-    p = 1 - exp(-D^shape)                                  share of failed cells (Weibull)
+    D = sum_i n_i / N(T_i)                                 linear damage (Miner 1945), end of life at D = 1
+    p = 1 - exp(-D^shape)                                  share of failed cells (Weibull): 63.2 % at D = 1
 
 N: writes to failure, T: temperature during writing (K), e_a: signed activation energy (eV). With s = +1 and e_a > 0
 endurance falls with temperature. A published model writes the exponent with s = -1, so that hot cells live longer; it is
 kept as a named option. Evidence for resistive cells is mixed and no measured e_a was found: treat it as an assumption
-and study its sensitivity. Damage is additive, independent of order, and must not be summed naively: see `Wear`.
+and study its sensitivity. Damage is additive, independent of order, and must not be summed naively: see `Wear`. Lognormal
+populations: see `LognormalLives`. Valid for cell temperatures, including the heat of the write pulse
+(`Cell.write_temperature`), from 200 K to 700 K.
 """
 
 import equinox as eqx
@@ -19,7 +21,9 @@ from physics.compensated import CompensatedSum
 from physics.constants import BOLTZMANN_EV
 from physics.params import ParameterTree, param, unknown_name
 from physics.types import Result, Value
+from physics.validity import Flag, inside
 
+RANGE = (200.0, 700.0)  # K, where the law holds
 SIGNS = {"physical": 1.0, "published": -1.0}
 
 
@@ -44,6 +48,10 @@ class Endurance(ParameterTree):
         """ln of the writes to failure at `temperature` (K)."""
         nearness = (self.temperature_ref - temperature) / (temperature * self.temperature_ref)
         return self.log_cycles_ref + SIGNS[self.sign] * self.e_a / BOLTZMANN_EV * nearness
+
+    def valid(self, temperature: Value) -> Flag:
+        """Whether the law holds at a cell temperature (K) during writing: 200 K to 700 K."""
+        return inside(temperature, *RANGE)
 
     def log_damage(self, temperature: Value, writes: Value = 1.0) -> Result:
         """ln of the share of life consumed by `writes` at `temperature` (K)."""
@@ -84,5 +92,5 @@ class Wear(eqx.Module):
 
     @property
     def damage(self) -> Result:
-        """D, the share of life consumed; 1 is the end of the median cell."""
+        """D, the share of life consumed; 1 is the end."""
         return self.total.value

@@ -9,7 +9,8 @@ error is that of the fastest. Here G is never formed where it matters: it is use
     b^T G b = sum_links g_ij (b_i - b_j)^2 + sum_i g_ambient,i b_i^2,
 
 and a plain decomposition is polished by one-sided Jacobi rotations on those square roots, which gives every rate to
-almost full *relative* precision. Sources: Hestenes (1958); Demmel and Veselic, SIAM J. Matrix Anal. Appl. 13 (1992).
+almost full *relative* precision; the triangle of a QR decomposition stands for the square roots, because its errors are
+relative to each column too. Sources: Hestenes (1958); Demmel and Veselic, SIAM J. Matrix Anal. Appl. 13 (1992).
 """
 
 from functools import partial
@@ -55,7 +56,7 @@ def spectrum(
         return jnp.concatenate([across, jnp.sqrt(held[2])[:, None] * shapes])
 
     basis = _orthonormalise(start)
-    basis = _orthonormalise(_rotate_until_diagonal(basis, strain(basis)))
+    basis = _orthonormalise(_rotate_until_diagonal(basis, jnp.linalg.qr(strain(basis), mode="r")))
     rates = jnp.sum(jnp.square(strain(basis)), axis=0)
     order = jnp.argsort(rates)
     return Spectrum(rates[order], (basis / root[:, None])[:, order])
@@ -89,43 +90,45 @@ def _orthonormalise(basis: Array) -> Array:
 
 def _rotate_until_diagonal(basis: Array, strain: Array) -> Array:
     """One-sided Jacobi: rotate pairs of columns until those of `strain` are orthogonal to working precision."""
-    if basis.shape[0] < 2:
+    size = basis.shape[0]
+    if size < 2:
         return basis
-    schedule = jnp.asarray(_round_robin(basis.shape[0]))
+    schedule = jnp.asarray(_round_robin(size))
     tolerance = 4 * float(jnp.finfo(basis.dtype).eps)
-    rows = basis.shape[0]
+    last = 0.1 * tolerance**0.5  # convergence is quadratic: overlaps below this are gone after the sweep that met them
 
     def stage(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        stacked, worst = carry
+        columns, worst = carry  # one per row, so that a pair lies together in memory
         i, j = schedule[k, :, 0], schedule[k, :, 1]
-        a, b = stacked[:, i], stacked[:, j]
-        cosine, sine, overlap = _rotation(a[rows:], b[rows:], tolerance)
-        stacked = stacked.at[:, i].set(cosine * a - sine * b).at[:, j].set(sine * a + cosine * b)
-        return stacked, jnp.maximum(worst, jnp.max(overlap))
+        a, b = columns[i], columns[j]
+        cosine, sine, overlap = _rotation(a[:, size:], b[:, size:], tolerance)
+        columns = columns.at[i].set(cosine * a - sine * b, unique_indices=True)
+        columns = columns.at[j].set(sine * a + cosine * b, unique_indices=True)
+        return columns, jnp.maximum(worst, jnp.max(overlap))
 
     def sweep(carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        stacked, _, count = carry
-        stacked, worst = lax.fori_loop(0, schedule.shape[0], stage, (stacked, jnp.zeros((), basis.dtype)))
-        return stacked, worst, count + 1
+        columns, _, count = carry
+        columns, worst = lax.fori_loop(0, schedule.shape[0], stage, (columns, jnp.zeros((), basis.dtype)))
+        return columns, worst, count + 1
 
     def unfinished(carry: tuple[Array, Array, Array]) -> Array:
-        return (carry[1] > tolerance) & (carry[2] < MAX_SWEEPS)
+        return (carry[1] > last) & (carry[2] < MAX_SWEEPS)
 
-    stacked = jnp.concatenate([basis, strain])
-    stacked, _, _ = lax.while_loop(unfinished, sweep, (stacked, jnp.ones((), basis.dtype), jnp.zeros((), jnp.int32)))
-    return stacked[:rows]
+    columns = jnp.concatenate([basis.T, strain.T], axis=1)
+    columns, _, _ = lax.while_loop(unfinished, sweep, (columns, jnp.ones((), basis.dtype), jnp.zeros((), jnp.int32)))
+    return columns[:, :size].T
 
 
 def _rotation(a: Array, b: Array, tolerance: float) -> tuple[Array, Array, Array]:
-    """Cosine, sine and present overlap of the rotations that make the columns of `a` and `b` orthogonal."""
-    aa, bb, ab = jnp.sum(a * a, axis=0), jnp.sum(b * b, axis=0), jnp.sum(a * b, axis=0)
+    """Cosine, sine (pairs, 1) and present overlap of the rotations that make each row of `a` orthogonal to that of `b`."""
+    aa, bb, ab = jnp.sum(a * a, axis=1), jnp.sum(b * b, axis=1), jnp.sum(a * b, axis=1)
     overlap = jnp.abs(ab) / jnp.maximum(jnp.sqrt(aa) * jnp.sqrt(bb), jnp.finfo(a.dtype).tiny)
     small = overlap <= tolerance
     zeta = (bb - aa) / jnp.where(small, 1.0, 2 * ab)
     tangent = jnp.where(zeta >= 0, 1.0, -1.0) / (jnp.abs(zeta) + jnp.sqrt(1 + zeta * zeta))
     tangent = jnp.where(small, 0.0, tangent)
     cosine = 1 / jnp.sqrt(1 + tangent * tangent)
-    return cosine, tangent * cosine, overlap
+    return cosine[:, None], (tangent * cosine)[:, None], overlap
 
 
 def _round_robin(size: int) -> np.ndarray:
