@@ -22,7 +22,7 @@ endef
 export WRITE_NOTEBOOKS
 
 .DEFAULT_GOAL := help
-.PHONY: help setup study test slow x64 check check-rest format format-check lint types contracts notebooks bench clean
+.PHONY: help setup study test slow x64 tvm check check-rest format format-check lint types contracts notebooks bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,9 +54,14 @@ slow: $(SETUP) ## the slow tests: the built wheel, long training
 x64: $(SETUP) ## the tests in double precision
 	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow"
 
+tvm: $(SETUP) ## TVM's tuner on our timing model, in an environment of its own
+	test -x .venv-tvm/bin/python || $(BIN)/python -m venv .venv-tvm
+	.venv-tvm/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[tvm]' pytest beartype hypothesis
+	.venv-tvm/bin/python -m pytest tests/test_costmodel_tvm.py
+
 check: test check-rest ## everything a change must pass
 
-check-rest: format-check lint types contracts slow x64 notebooks ## what `make check` does beyond `make test`
+check-rest: format-check lint types contracts slow x64 tvm notebooks ## what `make check` does beyond `make test`
 
 format: $(SETUP) ## format the code, then write each notebook anew from its .py pair
 	$(BIN)/ruff check --select I --fix .

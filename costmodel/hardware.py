@@ -7,14 +7,36 @@ edge-gpu    A GPU of the Jetson Nano class, fp16: 128 Maxwell cores x 2 x 921 MH
 isaac       ISAAC-CE (ISCA 2016): 41.29 TOPS and 65.8 W at 16 bit.
 edge-pim    A small resistive macro: 208 arrays of 128 x 128 two-bit cells, 8-bit operands, conductive-bridge cells that
             forget in seconds when hot, read at 0.2 V (ISAAC's cell in CiMLoop). Else assumed from the parts of ISAAC.
+isaac-ce    The same chip level by level (`MacroChip`): converters, cells and buffers apart, area, energy of every byte moved.
+puma        PUMA (ASPLOS 2019): 52.31 TOPS, 62.5 W, 90.6 mm2 at 16 bit.
+neurram, pcm64, jia2020, wang2022, colonnade, aimc1..3, dimc1..4
+            Measured chips: the macros of `costmodel.processors.silicon` on a chip whose buffer, network and memory outside are
+            assumed (the published figures cover the macros); compared with silicon in `costmodel.studies.validation`.
 """
 
+import difflib
 from collections.abc import Callable
+from functools import partial
 
 from costmodel.platform import Platform
 from costmodel.processors.base import Processor
 from costmodel.processors.cim import CrossbarChip
+from costmodel.processors.macro_chip import MacroChip
+from costmodel.processors.macros import Macro
 from costmodel.processors.roofline import Roofline
+from costmodel.processors.silicon import (
+    BANKS,
+    CHIPS,
+    ISAAC,
+    PUMA,
+    colonnade,
+    isaac_array,
+    jia2020,
+    neurram,
+    pcm64,
+    puma_array,
+    wang2022,
+)
 from physics import SharedPackage, load_device, replace, unknown_name, with_sources
 
 CLOCK, LANES = 120e6, 2  # STM32L4R5: Hz, int16 MACs per cycle (SMLAD)
@@ -97,6 +119,67 @@ def edge_pim() -> CrossbarChip:
     )
 
 
+def _tiled(array: Macro, numbers: dict[str, tuple[float, str]], shares: dict[str, float], source: str) -> MacroChip:
+    """A chip whose powers per tile (W, at full activity) become energies per byte and per operation: `shares` by field."""
+    bare = with_sources(MacroChip(macro=array), numbers)
+    held, products = array.held(), float(bare.units * bare.macros / array.product_time())
+    traffic = products * float(held.inputs + held.outputs) * float(array.input_bits) / 8  # B/s of one tile
+    per = {"buffer_energy": traffic, "network_energy": traffic, "vector_energy": float(bare.vector_rate)}
+    powers = {
+        name: (share / per[name], f"{source}: {share * 1e3:.4g} mW per tile at full activity") for name, share in shares.items()
+    }
+    return with_sources(bare, numbers | powers)
+
+
+def isaac_ce() -> MacroChip:
+    """ISAAC-CE level by level: 168 tiles of 12 units of 8 arrays; 65.8 W and 85.4 mm2 at full activity."""
+    numbers = {
+        "tiles": (168, ISAAC), "units": (12, ISAAC), "macros": (8, ISAAC), "fill_time": (0.6e-6, "Liao et al.: 6 cycles"),
+        "standby_power": (10.4, ISAAC + ": HyperTransport links"), "area_chip": (22.88e-6, ISAAC + ": HyperTransport links"),
+        "row_write_time": (8.52 * 110e-9, "NeuRRAM's 8.52 pulses of 10 ns with a 100 ns read each"),
+        "cell_write_energy": (8.52 * 0.6e-12, "NeuRRAM's 8.52 pulses of NVSim's 0.6 pJ"),
+        "written_at_once": (168, "assumed: one write driver per tile"),
+    }  # fmt: skip
+    shares = {"buffer_energy": 20.7e-3, "network_energy": 17.5e-3, "vector_energy": 2.65e-3}
+    return _tiled(isaac_array(), numbers, shares, ISAAC)
+
+
+def puma() -> MacroChip:
+    """PUMA: 138 tiles of 8 cores of 2 matrix units of 8 crossbars; buses, instruction memories and control in `vector_energy`."""
+    numbers = {
+        "tiles": (138, PUMA), "units": (16, PUMA + ": 8 cores of 2"), "macros": (8, PUMA),
+        "standby_power": (10.4 + 0.57, PUMA + ": links and on-chip network"),
+        "area_chip": (22.88e-6 + 1.622e-6, PUMA + ": links and on-chip network"),
+        "area_buffer": (0.086e-6, PUMA), "area_network": (0.09e-6, PUMA),
+        "area_vector": (0.479e-6 - 8 * 0.036e-6 - 0.176e-6, PUMA + ": rest of the tile"),
+        "row_write_time": (10968.75e-9 / 128, PUMA + ": serial write of an array"),
+        "cell_write_energy": (8.52 * 0.6e-12, "NeuRRAM's 8.52 pulses of NVSim's 0.6 pJ"),
+        "written_at_once": (138, "assumed: one write driver per tile"),
+    }  # fmt: skip
+    shares = {"buffer_energy": 17.66e-3, "network_energy": 7e-3, "vector_energy": 373.8e-3 - 8 * 42.37e-3 - 24.66e-3}
+    return _tiled(puma_array(), numbers, shares, PUMA)
+
+
+def _measured(macro: Macro, count: int, non_volatile: bool = False) -> MacroChip:
+    """`count` macros of a measured chip as one tile; what surrounds them is assumed."""
+    power = float(macro.product_energy().total / macro.product_time()) * count
+    numbers = {
+        "macros": (count, "published chip"),
+        "tile_leakage": (0.01 * power, "assumed: a hundredth of the macros' power, beside the published figure"),
+        "area_network": (0.0, "assumed: one tile"),
+    }
+    if non_volatile:
+        numbers |= {
+            "row_write_time": (8.52 * 8520e-9, "NeuRRAM, CiMLoop configuration: 8.52 us a pulse, 8.52 pulses"),
+            "cell_write_energy": (8.52 * 0.6e-12, "NeuRRAM's 8.52 pulses of NVSim's 0.6 pJ"),
+        }
+    return with_sources(MacroChip(macro=macro, scope="layer"), numbers)
+
+
+def _published(make: Callable[[], Macro], count: int) -> MacroChip:
+    return _measured(make(), count)
+
+
 def edge_platform() -> Platform:
     """The three edge processors in one fanless package (8 K/W from case to ambient, assumed)."""
     processors = {"cpu": stm32l4r5(), "gpu": edge_gpu(), "pim": edge_pim()}
@@ -117,6 +200,14 @@ HARDWARE: dict[str, Callable[[], Processor]] = {
     "edge-gpu": edge_gpu,
     "isaac": isaac,
     "edge-pim": edge_pim,
+    "isaac-ce": isaac_ce,
+    "puma": puma,
+    "neurram": lambda: _measured(neurram(), 48, non_volatile=True),
+    "pcm64": lambda: _measured(pcm64(), 64, non_volatile=True),
+    "jia2020": lambda: _measured(jia2020(input_bits=4), 1),
+    "wang2022": lambda: _measured(wang2022(), 1),
+    "colonnade": lambda: _measured(colonnade(), 1),
+    **{name: partial(_published, make, BANKS[name]) for name, make in CHIPS.items()},
 }
 PLATFORMS: dict[str, Callable[[], Platform]] = {"edge": edge_platform}
 
@@ -127,9 +218,9 @@ def list_hardware() -> tuple[str, ...]:
 
 
 def load_hardware(name: str) -> Processor:
-    """The named processor; ValueError with close matches if there is none."""
+    """The named processor; ValueError with the closest name if there is none."""
     if name not in HARDWARE:
-        raise ValueError(unknown_name("hardware", name, HARDWARE))
+        raise ValueError(unknown_name("hardware", name, difflib.get_close_matches(str(name), HARDWARE, 1, 0.4) or HARDWARE))
     return HARDWARE[name]()
 
 

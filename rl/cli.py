@@ -1,4 +1,4 @@
-"""The command line: `tempo profile | cost | sweep | sensitivity | train | evaluate | study`, each with --json.
+"""The command line: `tempo profile | cost | sweep | sensitivity | schedule | train | evaluate | study`, each with --json.
 
 Bad input, an unwritable folder or a full disk is one line on standard error and exit status 2; an interrupt is 130.
 Heavy packages are imported inside the commands, so that --help and mistakes answer at once.
@@ -149,6 +149,31 @@ def sensitivity(
 
 
 @app.command()
+def schedule(
+    network: Annotated[str, typer.Argument(help="Name of a network, such as resnet50.")],
+    extra_pes: Annotated[int, typer.Option(help="Crossbars beyond those that hold every layer once.")] = 0,
+    crossbar: Annotated[str, typer.Option(help="ROWSxCOLUMNS of one crossbar, or one number for a square.")] = "256",
+    rule: Annotated[str, typer.Option(help="Who gets copies: greedy, min_sum, or search (for the makespan itself).")] = "greedy",
+    sets: Annotated[
+        str, typer.Option(help="Places handed on together: pixel, row, or ROWSxCOLUMNS (0 columns: a whole row).")
+    ] = "pixel",
+    direction: Annotated[str, typer.Option(help="How copies share a layer: vertical, horizontal or interleaved.")] = "vertical",
+    gantt: Annotated[Path | None, typer.Option(help="PNG file for the Gantt chart.")] = None,
+    json_: Json = False,
+) -> None:
+    """Cross-layer schedule of a network on crossbars that hold all of its weights.
+
+    Example: tempo schedule resnet50 --extra-pes 32 --gantt resnet50.png
+    """
+    from rl.study.schedules import schedule_report
+
+    places = {"pixel": (1, 1), "row": (1, 0)}.get(sets) or _pair("--sets", sets)
+    _use_compilation_cache()
+    table, value = schedule_report(network, extra_pes, _pair("--crossbar", crossbar), rule, places, direction, gantt)
+    _emit(value, json_, table)
+
+
+@app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Checkpoint to write; an existing one of the same settings is resumed.")] = Path(
         "dqn.npz"
@@ -217,6 +242,14 @@ def study(
     with live_progress() as progress:
         results = run_study(settings, out, progress)
     _emit(results, json_, study_table(results, out))
+
+
+def _pair(option: str, text: str) -> tuple[int, int]:
+    """Two whole numbers, written 256x128, or one for both."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"{option} = {text!r} is not a whole number or ROWSxCOLUMNS")
+    return int(parts[0]), int(parts[-1])
 
 
 def _split(networks: str) -> tuple[str, ...]:

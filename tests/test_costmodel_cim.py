@@ -210,6 +210,36 @@ def test_relaxed_counts_never_exceed_the_hard_ones(counted):
     assert gap[0] < gap[1] < 1  # sharper is closer
 
 
+def test_relaxed_cycles_never_exceed_the_hard_ones_in_either_timing():
+    """As printed and in its physical form, with ISAAC's 168 x 12 x 8 arrays: cycles of a whole network, layer by layer."""
+    rng = np.random.default_rng(3)
+    points = {"rows": rng.integers(40, 300, 64), "cols": rng.integers(40, 300, 64), "dac_bits": rng.integers(1, 7, 64)}
+    points = {label: jnp.asarray(values, float) for label, values in points.items()}
+    table = make_table([EXAMPLE, depthwise(25, 64), matrix(1, 640, 128), conv(96, 3, 8), matrix(9, 30, 5, groups=7)])
+    for timing in ("literal", "physical"):
+        chip = CrossbarChip(timing=timing, scope="pe")
+        assert float(chip.n_arrays) == 168 * 12 * 8
+
+        def cycles_under(point, policy, chip=chip):
+            here = replace(chip, point)
+            return here.batches(table, policy) * here.phases(policy) + here.pipeline
+
+        quick = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
+        run = jax.jit(jax.vmap(cycles_under, (0, None)), static_argnums=1, compiler_options=quick)
+        hard = np.asarray(run(points, HARD), np.float64)
+        np.testing.assert_array_equal(run(points, STRAIGHT_THROUGH), hard)
+        slack = [np.asarray(run(points, soft(s))) / hard for s in (1.0, 20.0)]
+        assert all((ratio <= 1 + tol(1e-5, 1e-12)).all() for ratio in slack)
+        assert slack[0].mean() < slack[1].mean() <= 1 + 1e-6
+        if timing == "literal":  # the printed form counts fractions of arrays: never more than the physical one
+            products = [
+                replace(CrossbarChip(scope="pe", timing=t), {"rows": 100, "cols": 90}).batches(table)
+                for t in ("physical", timing)
+            ]
+            whole = np.asarray(table.groups) == 1
+            assert (np.asarray(products[1])[whole] <= np.asarray(products[0])[whole]).all()
+
+
 def test_whole_chip_batches_do_not_exceed_those_of_one_element():
     table = make_table([EXAMPLE, depthwise(25, 64), matrix(1, 640, 128), conv(96, 3, 8)])
     batches = [np.asarray(CrossbarChip(scope=scope).batches(table)) for scope in ("chip", "pe", "layer")]

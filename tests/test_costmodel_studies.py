@@ -309,14 +309,20 @@ def rows():
     return validation.validate()
 
 
+def board(rows):
+    """The comparisons with the microcontroller."""
+    return [row for row in rows if row.target.startswith("stm32l4r5")]
+
+
 def test_every_published_figure_has_a_row_with_its_role(rows):
     roles = {(row.target, row.quantity): row.role for row in rows}
-    assert len(roles) == len(rows) == 10
-    for network in workloads.list_networks():
+    assert len(roles) == len(rows)  # ten of them, then the chips of test_costmodel_macros.py
+    assert [row.target for row in rows[8:10]] == ["isaac", "isaac"] and len(board(rows)) == 8
+    for network in ("resnet8", "fc-autoencoder", "ds-cnn", "mobilenet-v1-0.25"):
         expected = "calibrated" if network in ("resnet8", "fc-autoencoder") else "predicted"
         assert roles[f"stm32l4r5 {network}", "latency"] == roles[f"stm32l4r5 {network}", "energy"] == expected
     assert roles["isaac", "peak rate"] == roles["isaac", "peak power"] == "reproduced"
-    assert all(row.source and row.unit for row in rows)
+    assert all(row.source and row.unit and row.role in ("calibrated", "predicted", "reproduced") for row in rows)
 
 
 def test_published_figures_are_those_of_the_submission(rows):
@@ -329,6 +335,7 @@ def test_published_figures_are_those_of_the_submission(rows):
 
 
 def test_calibrated_latencies_match_and_energies_share_one_power(rows):
+    rows = board(rows)
     for row in rows:
         if row.role == "calibrated":
             assert abs(row.error) < (1e-3 if row.quantity == "latency" else 0.05), row
@@ -338,12 +345,12 @@ def test_calibrated_latencies_match_and_energies_share_one_power(rows):
 
 
 def test_isaac_is_reproduced(rows):
-    assert all(abs(row.error) < 5e-3 for row in rows if row.role == "reproduced")
+    assert all(abs(row.error) < 5e-3 for row in rows if row.target == "isaac")
 
 
 def test_predictions_are_within_a_quarter_and_their_error_is_reported(rows):
     predicted = [row for row in rows if row.role == "predicted"]
-    assert len(predicted) == 4
+    assert len([row for row in board(rows) if row.role == "predicted"]) == 4
     for row in predicted:
         assert row.error == pytest.approx(row.modelled / row.published - 1)
         assert 1e-3 < abs(row.error) < 0.25, row  # a prediction that is exact would have been fitted
@@ -353,7 +360,7 @@ def test_predicted_figures_take_no_part_in_the_calibration(monkeypatch, rows):
     changed = {name: (1.7 * a, 0.6 * b) if name not in validation.CALIBRATED_ON else (a, b)
                for name, (a, b) in validation.PUBLISHED.items()}  # fmt: skip
     monkeypatch.setattr(validation, "PUBLISHED", changed)
-    for before, after in zip(rows, validation.validate(), strict=True):
+    for before, after in zip(board(rows), validation.board_rows(), strict=True):
         assert after.modelled == before.modelled
         assert (after.published == before.published) == (after.role != "predicted")
 

@@ -1,5 +1,7 @@
 """Workloads by name: `load("resnet8")` is the operation table of a deployed network.
 
+Two suites: the four networks of MLPerf Tiny ("mlperf-tiny"), and larger convolutional networks ("vision").
+
 Deployed means one input at a time, batch normalisation folded, 32-bit floating point and, where the reference network
 has one, its softmax head. `OpTable.with_bits(activation=8, weight=8)` gives the quantised version.
 """
@@ -7,9 +9,10 @@ has one, its softmax head. `OpTable.with_bits(activation=8, weight=8)` gives the
 import dataclasses
 import difflib
 import functools
+import importlib
 import os
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +25,7 @@ FILE_SUFFIXES = (".onnx", ".tflite")
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One network of the catalog; `module` names a class of `workloads.networks.mlperf_tiny`."""
+    """One network of the catalog; `module` names a class of the module of `workloads.networks` that holds its suite."""
 
     name: str
     aliases: tuple[str, ...]
@@ -30,6 +33,15 @@ class Entry:
     input_shape: tuple[int, ...]  # without the batch
     n_outputs: int
     softmax: bool  # whether the deployed network ends in one
+    suite: str = "mlperf-tiny"
+
+
+class Deployed(NamedTuple):
+    """A network as it is deployed: `apply(variables, image)`, with the shapes of both arguments."""
+
+    apply: Callable[..., Any]
+    variables: Any
+    image: jax.ShapeDtypeStruct
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +58,15 @@ ENTRIES = (
     Entry("mobilenet-v1-0.25", ("vww",), "MobileNetV1", (96, 96, 3), 2, softmax=True),
     Entry("fc-autoencoder", ("ad",), "FCAutoencoder", (640,), 640, softmax=False),
     Entry("resnet8", ("ic",), "ResNet8", (32, 32, 3), 10, softmax=True),
+    Entry("tiny-yolo-v3", ("tinyyolov3", "yolov3-tiny"), "TinyYOLOv3", (416, 416, 3), 255, softmax=False, suite="vision"),
+    Entry("tiny-yolo-v4", ("tinyyolov4", "yolov4-tiny"), "TinyYOLOv4", (416, 416, 3), 255, softmax=False, suite="vision"),
+    Entry("vgg16", ("vgg-16",), "VGG16", (224, 224, 3), 25088, softmax=False, suite="vision"),
+    Entry("vgg19", ("vgg-19",), "VGG19", (224, 224, 3), 25088, softmax=False, suite="vision"),
+    Entry("resnet50", ("resnet-50",), "ResNet50", (224, 224, 3), 2048, softmax=False, suite="vision"),
+    Entry("resnet101", ("resnet-101",), "ResNet101", (224, 224, 3), 2048, softmax=False, suite="vision"),
+    Entry("resnet152", ("resnet-152",), "ResNet152", (224, 224, 3), 2048, softmax=False, suite="vision"),
 )
+ROOMS = {"mlperf-tiny": "workloads.networks.mlperf_tiny", "vision": "workloads.networks.vision"}
 
 
 def build_index(entries: Iterable[Entry]) -> dict[str, Entry]:
@@ -63,9 +83,14 @@ def build_index(entries: Iterable[Entry]) -> dict[str, Entry]:
 INDEX = build_index(ENTRIES)
 
 
-def list_networks() -> tuple[str, ...]:
-    """Names of the networks that `load` and `load_network` know; aliases (kws, vww, ad, ic) are left out."""
-    return tuple(entry.name for entry in ENTRIES)
+def list_networks(suite: str = "mlperf-tiny") -> tuple[str, ...]:
+    """Names of the networks of one suite ("mlperf-tiny" or "vision"), without aliases; ValueError for another suite.
+
+    `load` and `load_network` know all of them, and their aliases (kws, vww, ad, ic, ...).
+    """
+    if suite not in ROOMS:
+        raise ValueError(f"unknown suite {suite!r}; known: {', '.join(ROOMS)}")
+    return tuple(entry.name for entry in ENTRIES if entry.suite == suite)
 
 
 def load(source: str | os.PathLike[str] | Callable[..., Any], *args: Any, weights: Sequence[int] = (), **options: Any) -> OpTable:
@@ -86,10 +111,17 @@ def load(source: str | os.PathLike[str] | Callable[..., Any], *args: Any, weight
 
 def load_network(name: str) -> Network:
     """The trainable network called `name` (name or alias); ValueError if it is unknown. Needs flax."""
-    from workloads.networks import mlperf_tiny  # here, so that `import workloads` does not import flax
-
     entry = _find(name)
-    return Network(getattr(mlperf_tiny, entry.module)(), entry.input_shape, entry.n_outputs)
+    room = importlib.import_module(ROOMS[entry.suite])  # here, so that `import workloads` does not import flax
+    return Network(getattr(room, entry.module)(), entry.input_shape, entry.n_outputs)
+
+
+def load_deployed(name: str) -> Deployed:
+    """The network called `name` (name or alias) as it is deployed, batch normalisation folded; ValueError if it is unknown."""
+    entry = _find(name)
+    module = load_network(entry.name).module.clone(folded=True, **({"softmax": True} if entry.softmax else {}))
+    image = jax.ShapeDtypeStruct((1, *entry.input_shape), jnp.float32)
+    return Deployed(module.apply, jax.eval_shape(module.init, jax.random.key(0), image), image)
 
 
 def _find(name: str) -> Entry:
@@ -99,14 +131,11 @@ def _find(name: str) -> Entry:
     if key.endswith(FILE_SUFFIXES):
         raise ValueError(f"cannot load {name!r}: importers for {' and '.join(FILE_SUFFIXES)} files come in a later version")
     close = difflib.get_close_matches(key, INDEX, n=3, cutoff=0.4)
-    hint = f"close: {', '.join(close)}" if close else f"known: {', '.join(list_networks())}"
+    hint = f"close: {', '.join(close)}" if close else f"known: {', '.join(entry.name for entry in ENTRIES)}"
     raise ValueError(f"unknown network {name!r}; {hint}")
 
 
 @functools.cache
 def _load_named(name: str) -> OpTable:
-    entry = INDEX[name]
-    module = load_network(name).module.clone(folded=True, **({"softmax": True} if entry.softmax else {}))
-    image = jax.ShapeDtypeStruct((1, *entry.input_shape), jnp.float32)
-    variables = jax.eval_shape(module.init, jax.random.key(0), image)
-    return profile(module.apply, variables, image, weights=(0,), name=name)
+    deployed = load_deployed(name)
+    return profile(deployed.apply, deployed.variables, deployed.image, weights=(0,), name=name)

@@ -33,10 +33,11 @@ from jaxtyping import Array, Float
 
 from costmodel import relax
 from costmodel.cost import Bound, Conditions, OpCost
+from costmodel.mapping.crossbars import check_mappable, missing_share, place
 from costmodel.processors.base import Processor, as_arrays, masked, other_operations
 from costmodel.relax import Relaxation
 from physics import Cell, load_device, param
-from workloads import OpKind, OpTable
+from workloads import OpTable
 
 ISAAC = "ISAAC, Shafiee et al., ISCA 2016"
 ROLL_UP = ISAAC + "; component table, closes to 24.08 mW per unit"
@@ -147,13 +148,7 @@ class CrossbarChip(Processor):
 
     def tiles(self, ops: OpTable, relaxation: Relaxation = relax.HARD) -> Float[Array, " ops"]:
         """Arrays needed to hold each operation's weights once (a float); 0 for operations without matrix products."""
-        t, filters = as_arrays(ops), self.filters_per_array(relaxation)
-        beside = jnp.minimum(
-            relax.floor_div(self.rows, t.k, relaxation), relax.floor_div(filters, t.n, relaxation)
-        )  # exact: a p-norm would share less than fits
-        sharing = jnp.clip(beside, 1.0, t.groups)
-        per_group = relax.ceil_div(t.k, self.rows, relaxation) * relax.ceil_div(t.n, filters, relaxation)
-        return masked(jnp.where(t.macs > 0, relax.ceil_div(t.groups, sharing, relaxation) * per_group, 0.0), t)
+        return place(ops, self.rows, self.filters_per_array(relaxation), relaxation).tiles
 
     def batches(self, ops: OpTable, relaxation: Relaxation = relax.HARD) -> Float[Array, " ops"]:
         """Sequential rounds of matrix-vector products of each operation."""
@@ -169,7 +164,8 @@ class CrossbarChip(Processor):
         return relax.ceil_div(tiles * t.m, available, relaxation)
 
     def op_costs(self, ops: OpTable, conditions: Conditions, relaxation: Relaxation) -> OpCost:
-        """Cost of every row; see the module for the law."""
+        """Cost of every row; see the module for the law. ValueError, outside jit, if a weight is wider than the array."""
+        check_mappable(ops, rows=self.rows, columns=self.cols, weight_bits=self.weight_bits, bits_per_cell=self.bits_per_cell)
         t, f, v = as_arrays(ops), conditions.frequency, conditions.voltage
         tiles, phases = self.tiles(t, relaxation), self.phases(relaxation)
         memory = tiles / self.n_arrays
@@ -178,7 +174,7 @@ class CrossbarChip(Processor):
         compute = cycles * self.cycle_time / f + digital
         moved = masked((t.inputs + t.outputs) * (self.input_bits / 8), t)
         transfer = moved / (self.buffer_bandwidth * f)
-        missing = self._missing(t, jnp.sum(memory), conditions, relaxation)
+        missing = missing_share(t, jnp.sum(memory), conditions.resident, relaxation)
         write_latency, write_energy = self._programming(t, missing, tiles, relaxation)
         latency = masked(relax.maximum(compute, transfer, policy=relaxation), t) + write_latency
         analog = self.array_power() * tiles * t.m * phases * self.cycle_time
@@ -191,11 +187,6 @@ class CrossbarChip(Processor):
         rounds = t.m if self.scope == "layer" else self.batches(t, relaxation)
         reads = jnp.where(tiles > 0, rounds * phases, 0.0)
         return OpCost(latency, masked(energy, t), write_latency, write_energy, moved, bound, memory, missing * memory, reads)
-
-    def _missing(self, t: OpTable, needed: Array, conditions: Conditions, relaxation: Relaxation) -> Float[Array, " ops"]:
-        """Share of each operation's weights to be written: not resident, beyond capacity, or the second operand of a product."""
-        fits = 1 / relax.maximum(jnp.ones_like(needed), needed, policy=relaxation)
-        return jnp.where(t.kind == OpKind.MATMUL, 1.0, 1 - conditions.resident * fits)
 
     def _programming(
         self, t: OpTable, missing: Array, tiles: Array, relaxation: Relaxation

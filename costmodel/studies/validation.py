@@ -3,9 +3,8 @@
 STM32L4R5ZI, 120 MHz, ST X-CUBE-AI, MLPerf Tiny closed division, round v1.2: latency and energy of one inference.
 Three numbers are fitted to two of the four networks (ic and ad): the efficiencies of convolution and dense layers and the
 active power. The other two networks (kws and vww) are predicted. ISAAC: peak throughput and power of the published chip.
+Compute-in-memory chips: see `costmodel.studies.silicon`.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +13,8 @@ import numpy as np
 from costmodel.estimation import estimate
 from costmodel.hardware import isaac, stm32l4r5
 from costmodel.processors.roofline import Roofline
+from costmodel.studies.comparisons import ValidationRow
+from costmodel.studies.silicon import silicon_rows
 from physics import replace
 from workloads import load
 
@@ -27,23 +28,6 @@ PUBLISHED = {  # latency s, energy J
 }
 CALIBRATED_ON = ("resnet8", "fc-autoencoder")
 CALIBRATED = ("efficiency_conv", "efficiency_dense")
-
-
-class ValidationRow(NamedTuple):
-    """One published figure beside the model's; `role` is "calibrated", "predicted" or "reproduced" (arithmetic of the source)."""
-
-    target: str
-    quantity: str
-    unit: str
-    published: float
-    modelled: float
-    role: str
-    source: str
-
-    @property
-    def error(self) -> float:
-        """Relative error, signed."""
-        return self.modelled / self.published - 1
 
 
 def calibrate_stm32() -> Roofline:
@@ -70,10 +54,11 @@ def calibrate_stm32() -> Roofline:
 
 def validate() -> tuple[ValidationRow, ...]:
     """Every comparison, calibrated anew."""
-    return *_stm32_rows(), *_isaac_rows()
+    return *board_rows(), *_isaac_rows(), *silicon_rows()
 
 
-def _stm32_rows() -> list[ValidationRow]:
+def board_rows() -> list[ValidationRow]:
+    """The microcontroller on MLPerf Tiny."""
     board, rows = calibrate_stm32(), []
     for name, (latency, energy) in PUBLISHED.items():
         cost = jax.jit(estimate, static_argnums=3)(board, load(name).without_info())

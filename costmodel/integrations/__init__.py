@@ -1,0 +1,1 @@
+"""Tempo inside other tools; each needs its extra."""
