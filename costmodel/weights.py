@@ -3,8 +3,6 @@
     ln H  grows by retention loss, dt / tau(T), and by read disturb, reads x rate(T); writing sets H to 0
     life  is consumed by writing: (written share of the chip) / N_end(T), spread over all cells (ideal wear levelling)
 
-A float32 ln H stands still once it has grown a ten-million-fold: exact to 0.04 % over 1e5 steps without a rewrite.
-
 Networks that no longer fit are evicted, least recently used first. A network whose lost fraction exceeds the hazard
 budget is written again before its next run; one that exceeds it before its run has finished has failed and is gone.
 """
@@ -15,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from physics import Cell, Wear
+from physics import Cell, LogTotal, Wear
 
 JUST_WRITTEN = -1e4  # ln of the lost fraction of freshly written cells
 NO_CELLS = 50.0  # retention margin reported where a run uses no cells
@@ -27,14 +25,19 @@ class CellState(NamedTuple):
     resident: Float[Array, " networks"]  # 1 where the network's weights are on the chip
     memory: Float[Array, " networks"]  # share of the chip they take
     age: Float[Array, " networks"]  # runs on this chip since they were last used
-    log_hazard: Float[Array, " networks"]  # ln of the fraction of their cells lost since programming
+    lost: LogTotal  # fraction of their cells lost since programming
     wear: Wear  # fraction of life consumed, mean over the chip
+
+    @property
+    def log_hazard(self) -> Float[Array, "..."]:
+        """ln of the fraction of each network's cells lost since programming."""
+        return self.lost.value
 
     @classmethod
     def empty(cls, networks: int) -> "CellState":
         """Fresh cells, nothing resident."""
         zeros = jnp.zeros(networks)
-        return cls(zeros, zeros, zeros, jnp.full(networks, JUST_WRITTEN), Wear.zero())
+        return cls(zeros, zeros, zeros, LogTotal.start(jnp.full(networks, JUST_WRITTEN)), Wear.zero())
 
 
 class CellRun(NamedTuple):
@@ -78,13 +81,13 @@ def retention_margin(
 def use_cells(cell: Cell, cells: CellState, run: CellRun) -> tuple[CellState, Float[Array, ""]]:
     """Cells after one step, and the fraction of the chip's life it consumed."""
     mine = run.used * jax.nn.one_hot(run.network, cells.resident.shape[-1], dtype=cells.resident.dtype)
-    start = jnp.where(mine * run.written > 0, JUST_WRITTEN, cells.log_hazard)
-    log_hazard = _log_add(start, cell.log_loss(run.mean_temperature, run.gap, mine * run.reads))
+    kept = cells.lost.restart(mine * run.written > 0, JUST_WRITTEN)
+    lost = kept.add(cell.log_loss(run.mean_temperature, run.gap, mine * run.reads))
     memory = jnp.where(mine > 0, run.memory, cells.memory)
     age = jnp.where(mine > 0, 0.0, cells.age + run.used)
     resident = _evict(jnp.maximum(cells.resident, mine), memory, age) * (1 - mine * run.failed)
     wear = run.used * (run.written * run.memory + run.streamed) * cell.endurance.damage(cell.write_temperature(run.temperature))
-    return CellState(resident, memory, age, log_hazard, cells.wear.add(wear)), wear
+    return CellState(resident, memory, age, lost, cells.wear.add(wear)), wear
 
 
 def settle(cells: CellState) -> CellState:

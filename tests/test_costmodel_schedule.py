@@ -1,5 +1,6 @@
 """Cross-layer schedules: against a simulation place by place, published sizes, identities, bounds and gradients."""
 
+import heapq
 import itertools
 import json
 
@@ -121,6 +122,52 @@ def simulate(graph, duplicates, sets, direction, cycle, transfer):
     return max(finish.values()), start
 
 
+def simulate_limited(graph, duplicates, sets, direction, cycle, transfer, buffer):
+    """Makespan and starts event by event, with a ring of `buffer` cells beside each layer; infinite if it stands still."""
+    steps = [index for index, step in enumerate(graph.steps) if isinstance(step, Layer)]
+    waits, users, turn, copies = {}, {}, {}, []
+    for i, index in enumerate(steps):
+        layer = graph.steps[index]
+        places = [(index, r, c) for r in range(layer.rows) for c in range(layer.columns)]
+        turn[index] = list(range(buffer[i]))  # the place for which each cell is free, or that is in it
+        for place in places:
+            users[place] = {place}  # a place is there at least until it is finished
+            waits[place] = needs(graph, layer.source, place[1:])
+            for needed in waits[place]:
+                users[needed].add(place)
+        copies += [[i, index, 0.0, list(queue)] for queue in sets_of(layer, duplicates[i], sets, direction)]
+    number = {(index, r, c): r * graph.steps[index].columns + c for index, r, c in waits}
+    finish, start, end, events = {}, [np.inf] * len(steps), [np.inf] * len(steps), [(0.0, [])]
+    at = dict(zip(steps, range(len(steps)), strict=True))
+    left = [sum(len(queue) for i, _, _, queue in copies if i == j) for j in range(len(steps))]
+    while events:
+        now, done = heapq.heappop(events)
+        finish.update({place: now for place in done})
+        for place in done:
+            for held in (place, *waits[place]):
+                users[held].discard(place)
+                if not users[held]:
+                    cells = turn[held[0]]
+                    cells[number[held] % len(cells)] += len(cells)
+        if events and events[0][0] == now:
+            continue
+        for copy in copies:
+            i, index, free, queue = copy
+            if not queue or free > now:
+                continue
+            places = [(index, *p) for p in queue[0]]
+            seen = all(w in finish and finish[w] + transfer[at[w[0]]] <= now for p in places for w in waits[p])
+            if seen and all(turn[index][number[p] % buffer[i]] == number[p] for p in places):
+                copy[2] = now + len(places) * graph.steps[index].repeat * cycle[i]
+                copy[3] = queue[1:]
+                left[i] -= 1
+                start[i] = min(start[i], now)
+                end[i] = np.inf if left[i] else max(copy[2], *(c[2] for c in copies if c[0] == i))
+                heapq.heappush(events, (copy[2], places))
+                heapq.heappush(events, (copy[2] + transfer[i], []))
+    return max(end), start
+
+
 def random_graph(seed, layers=5):
     """Base layers joined by windows (pooling, strides, padding, dilation), sums, joins and upsampling, on few sizes."""
     rng = np.random.default_rng(seed)
@@ -177,6 +224,81 @@ def test_equals_a_simulation_place_by_place(sets, direction, seed):
     work = np.asarray(graph.cycles) * cycle
     np.testing.assert_array_equal(schedule.busy, work)  # copies conserve the work
     assert np.max(work / duplicates) <= makespan <= work.sum() + transfer.sum()
+
+
+# -- limited buffers
+
+LIMITED = [
+    (PIXELS, "vertical", 0),
+    (Sets(2, 0), "horizontal", 7),
+    *[pytest.param(PIXELS, "vertical", seed, marks=pytest.mark.slow) for seed in (1, 2, 3, 4)],
+    *[pytest.param(WHOLE_ROWS, "vertical", seed, marks=pytest.mark.slow) for seed in (5, 6)],
+]
+
+
+@pytest.mark.parametrize(("sets", "direction", "seed"), LIMITED)
+def test_limited_buffers_equal_a_simulation_of_their_cells(sets, direction, seed):
+    graph, rng, n, draws = random_graph(seed, layers=4), np.random.default_rng(seed), 4, 24
+    copies, cycle = rng.integers(1, 4, (draws, n)), rng.integers(1, 4, (draws, n)).astype(float)
+    transfer, buffer = rng.integers(0, 3, (draws, n)).astype(float), rng.integers(6, 40, (draws, n))
+
+    @jax.jit
+    @jax.vmap
+    def run(d, c, t, b):
+        return costmodel.cross_layer(graph, d, cycle=c, transfer=t, sets=sets, direction=direction, buffer=b)
+
+    found = run(copies, cycle, transfer, buffer)
+    expected = [
+        simulate_limited(graph, d, sets, direction, c, t, b) for d, c, t, b in zip(copies, cycle, transfer, buffer, strict=True)
+    ]
+    makespan = np.array([end for end, _ in expected])
+    np.testing.assert_array_equal(found.makespan, makespan)
+    moving = np.isfinite(makespan)
+    assert moving.any() and not moving.all()
+    np.testing.assert_array_equal(np.asarray(found.start)[moving], np.array([s for _, s in expected])[moving])
+    whole = np.asarray(run(copies, cycle, transfer, np.full((draws, n), SIDE * SIDE)).makespan)  # room for everything
+    assert (makespan >= whole).all()
+    for i in range(3):
+        plain = costmodel.cross_layer(graph, copies[i], cycle=cycle[i], transfer=transfer[i], sets=sets, direction=direction)
+        assert float(plain.makespan) == whole[i]
+    single = [run(np.ones_like(copies), cycle, transfer, buffer + more).makespan for more in (0, 3)]
+    assert (np.asarray(single[1]) <= np.asarray(single[0])).all()  # more room never hurts one copy
+
+
+def test_smallest_buffer_of_a_convolution():
+    """(k - 1) columns + k places, ISAAC's figure: with one less the first place is never dropped."""
+    steps = (Layer("0", INPUT, 8, 7, 9, 4), Window(0, Axis(8, 3, 1, 1, 1), Axis(7, 3, 1, 1, 1)), Layer("1", 1, 8, 7, 36, 4))
+    graph = LayerGraph("pair", steps)
+    smallest = 2 * 7 + 3
+    tight = costmodel.cross_layer(graph, buffer=smallest)
+    alone = simulate_limited(graph, [1, 1], PIXELS, "vertical", [1, 1], [0, 0], [smallest] * 2)
+    assert float(costmodel.cross_layer(graph).makespan) == 56 + 9  # the first reader waits for row 1, column 1
+    assert 65 < float(tight.makespan) == alone[0] < 2 * 56
+    with pytest.raises(ValueError, match=r"^buffer of 0 = 16 places is too small: full before any of it can be dropped$"):
+        costmodel.cross_layer(graph, buffer=smallest - 1)
+    with pytest.raises(ValueError, match=r"^buffer of 0 = 16 places"):
+        costmodel.cross_layer(graph, buffer=[smallest - 1, 1])  # the last layer has no readers
+    times = costmodel.finish_times(graph, buffer=8 * 7)
+    for limited, plain in zip(times, costmodel.finish_times(graph), strict=True):
+        np.testing.assert_array_equal(limited, plain)
+    slope = jax.jvp(lambda c: costmodel.cross_layer(graph, cycle=c, buffer=smallest).makespan, (jnp.ones(2),), (jnp.ones(2),))
+    assert float(slope[1]) == pytest.approx(float(tight.makespan))  # homogeneous in the cycle times
+
+
+def test_a_short_way_beside_a_long_one():
+    """The first map is added to what two more convolutions make of it: it waits for them, and its buffer is the one to blame."""
+    window = Axis(SIDE, 3, 1, 1, 1)
+
+    def layer(name, source):
+        return Layer(name, source, SIDE, SIDE, 9, 4)
+
+    steps = (layer("in", INPUT), layer("first", 0), Window(1, window, window), layer("mid", 2), Window(3, window, window))
+    steps = (*steps, layer("long", 4), Merge((1, 5), (SIDE, SIDE)), layer("sum", 6))
+    graph, enough = LayerGraph("skip", steps), 2 * SIDE + 3
+    # mid is one row and one place behind, long two; the sum has first's place, so all between must be kept: 2 (SIDE + 1) + 1
+    assert np.isfinite(costmodel.cross_layer(graph, buffer=[1, 2 * SIDE + 3, enough, 1, 1]).makespan)
+    with pytest.raises(ValueError, match=r"^buffer of first = 14 places is too small"):
+        costmodel.cross_layer(graph, buffer=[1, 2 * SIDE + 2, enough, 1, 1])
 
 
 # -- networks
@@ -424,6 +546,8 @@ def test_dense_layers_and_batches():
         (lambda g: costmodel.cross_layer(g, [1, 2]), r"duplicates has shape \(2,\), tiny-yolo-v4 has 21 layers"),
         (lambda g: costmodel.cross_layer(g, [0] * 21), "duplicates of conv0 = 0 is below its limit 1"),
         (lambda g: costmodel.cross_layer(g, transfer=-1.0), "transfer of conv0 = -1.0 is below its limit 0"),
+        (lambda g: costmodel.cross_layer(g, buffer=0), "buffer of conv0 = 0 is below its limit 1"),
+        (lambda g: costmodel.cross_layer(g, buffer=[9, 9]), r"buffer has shape \(2,\), tiny-yolo-v4 has 21 layers"),
         (lambda g: g.crossbars(0, 4), r"crossbar rows = 0 is outside its range \[1, 65536\]"),
         (lambda g: costmodel.greedy_duplicates(g.cycles, g.crossbars(), -1), r"extra = -1 crossbars is outside its range"),
         (lambda g: costmodel.layer_graph("resnet51"), "unknown network 'resnet51'; close: resnet50"),

@@ -16,14 +16,19 @@ is a subgradient (the tying paths share it).
                 even), "horizontal" strips (ranges of rows), or "interleaved" (d places at a time in raster order, real d >= 1)
 
 Times are in cycles unless `cycle` (s) says otherwise; in float32 cycle counts are exact up to 2**24. Not modelled, as in the
-source: time beside the crossbars, contention on the network, limited buffers. `transfer` is an extension: a latency between
-a layer and its readers.
+source: time beside the crossbars, contention on the network. Two extensions: `transfer`, a latency between a layer and its
+readers, and `buffer`, how many places of its output each layer can keep for its readers (unlimited in the source). The buffer
+is a ring: place n (row by row over the whole map) goes where place n - buffer was, so its set cannot start before that place
+is finished and every base layer that reads it, directly or through what lies between, has finished its places that do;
+room is noticed at once. Then "what it waits for" goes both ways, and a layer can block itself: a convolution of k x k needs
+(k - 1) columns + k places, and a short way beside a long one what the long one keeps back. With less the schedule stands still.
 Source: CLSA-CIM, Pelke et al., DATE 2024; strips, order and closed form: own derivation, checked against a simulation.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import equinox as eqx
@@ -84,14 +89,18 @@ def cross_layer(
     transfer: Any = 0.0,
     sets: Sets = PIXELS,
     direction: str = "vertical",
+    buffer: Any = None,
 ) -> Schedule:
     """Every set as soon as possible; see the module for the law, the order and the non-smooth points.
 
     `duplicates` (layers,): copies of each layer, default 1; more than a strip direction has columns (rows) idle. `cycle`: time of
-    one product, `transfer`: time until a finished set can be read by other layers; numbers or (layers,), >= 0.
-    Raises ValueError for a wrong length, a concrete number of copies below 1, sets below 1 row and an unknown direction.
+    one product, `transfer`: time until a finished set can be read by other layers; numbers or (layers,), >= 0. `buffer`: places
+    that each layer keeps for its readers, a number or (layers,), >= 1; None is no limit. With a limit the program repeats itself
+    until all times are known, at worst once for every place over the smallest spare room; derivatives are forward (`jax.jvp`).
+    Raises ValueError for a wrong length, a concrete number of copies or places kept below 1, sets below 1 row, an unknown
+    direction, and a buffer with which the schedule stands still (within jit its makespan is infinite).
     """
-    runs = _run(graph, duplicates, cycle, transfer, sets, direction)
+    runs = _run(graph, duplicates, cycle, transfer, sets, direction, buffer)
     start, finish, busy = (jnp.stack(column) for column in zip(*(run[1:] for run in runs), strict=True))
     return Schedule(jnp.max(finish), start, finish, busy)
 
@@ -104,9 +113,10 @@ def finish_times(
     transfer: Any = 0.0,
     sets: Sets = PIXELS,
     direction: str = "vertical",
+    buffer: Any = None,
 ) -> tuple[Float[Array, "rows columns"], ...]:
-    """When each output place of each base layer is finished; arguments as for `cross_layer`."""
-    return tuple(run.places for run in _run(graph, duplicates, cycle, transfer, sets, direction))
+    """When each output place of each base layer is finished; arguments and errors as for `cross_layer`."""
+    return tuple(run.places for run in _run(graph, duplicates, cycle, transfer, sets, direction, buffer))
 
 
 class _Run(NamedTuple):
@@ -118,14 +128,46 @@ class _Run(NamedTuple):
     busy: Float[Array, ""]
 
 
-def _run(graph: LayerGraph, duplicates: Any, cycle: Any, transfer: Any, sets: Sets, direction: str) -> list[_Run]:
+def _run(graph: LayerGraph, duplicates: Any, cycle: Any, transfer: Any, sets: Sets, direction: str, buffer: Any) -> list[_Run]:
     columns = _arguments(graph, duplicates, cycle, transfer, sets, direction)
+    if buffer is None:
+        return _forward(graph, columns, sets, direction)
+    room = _column(graph, "buffer", buffer, int, 1)
+    runs = _limited(graph, columns, room, sets, direction)
+    if _stands_still(runs):
+        first = _too_small(graph, room, lambda widened: _limited(graph, columns, widened, sets, direction))
+        raise ValueError(
+            f"buffer of {graph.names[first]} = {room[first]} places is too small: full before any of it can be dropped"
+        )
+    return runs
+
+
+def _stands_still(runs: list[_Run]) -> bool:
+    """Whether some times are infinite; False where they are not concrete."""
+    last = [run.finish for run in runs]
+    return not any(isinstance(value, Tracer) for value in last) and not np.isfinite(last).all()
+
+
+def _too_small(graph: LayerGraph, room: Any, run: Callable[[Any], list[_Run]]) -> int:
+    """A layer whose buffer stops the schedule, given those of the layers after it; bisected, with room for all before it."""
+    stopped, moving = 0, len(graph.layers)
+    while moving - stopped > 1:
+        middle = (stopped + moving) // 2
+        widened = [layer.rows * layer.columns if i < middle else room[i] for i, layer in enumerate(graph.layers)]
+        stopped, moving = (middle, moving) if _stands_still(run(jnp.asarray(widened, int))) else (stopped, middle)
+    return stopped
+
+
+def _forward(graph: LayerGraph, columns: Any, sets: Sets, direction: str, room: Any = None) -> list[_Run]:
+    """Every layer once, in order; `room`: when there is room for each place, by layer."""
     per_layer = zip(*(_unstack(column) for column in columns), strict=True)
     maps: list[Any] = []
     runs: list[_Run] = []
     for step in graph.steps:
         if isinstance(step, Layer):
             ready = jnp.zeros((1, 1)) if step.source == INPUT else maps[step.source]
+            if room is not None:
+                ready = jnp.maximum(ready, room[len(runs)])
             run, later = _layer(ready, *next(per_layer), step.size, step.repeat, sets, direction)
             runs.append(run)
             maps.append(later)
@@ -145,19 +187,18 @@ def _arguments(graph: LayerGraph, duplicates: Any, cycle: Any, transfer: Any, se
         raise ValueError(f"unknown direction {direction!r}; known: {', '.join(DIRECTIONS)}")
     if sets.rows < 1 or sets.columns < 0:
         raise ValueError(f"sets = {sets.rows} x {sets.columns} places is outside its range: rows >= 1, columns >= 0 (0: width)")
-    n = len(graph.layers)
     dtype = float if direction == "interleaved" else int
-    columns = []
-    duplicates = 1 if duplicates is None else duplicates
-    given = (("duplicates", duplicates, dtype, 1), ("cycle", cycle, float, 0), ("transfer", transfer, float, 0))
-    for name, value, kind, low in given:
-        array = jnp.asarray(value, kind)
-        if array.shape not in ((), (n,)):
-            raise ValueError(f"{name} has shape {array.shape}, {graph.name} has {n} layers: shape () or ({n},) is needed")
-        if not isinstance(array, Tracer) and (bad := np.flatnonzero(~(np.asarray(array) >= low))).size:
-            raise ValueError(f"{name} of {graph.names[bad[0]]} = {array.reshape(-1)[bad[0]]} is below its limit {low}")
-        columns.append(jnp.broadcast_to(array, (n,)))
-    return columns
+    given = (("duplicates", 1 if duplicates is None else duplicates, dtype, 1), ("cycle", cycle, float, 0))
+    return [_column(graph, *one) for one in (*given, ("transfer", transfer, float, 0))]
+
+
+def _column(graph: LayerGraph, name: str, value: Any, kind: type, low: int) -> Num[Array, " layers"]:
+    array, n = jnp.asarray(value, kind), len(graph.layers)
+    if array.shape not in ((), (n,)):
+        raise ValueError(f"{name} has shape {array.shape}, {graph.name} has {n} layers: shape () or ({n},) is needed")
+    if not isinstance(array, Tracer) and (bad := np.flatnonzero(~(np.asarray(array) >= low))).size:
+        raise ValueError(f"{name} of {graph.names[bad[0]]} = {array.reshape(-1)[bad[0]]} is below its limit {low}")
+    return jnp.broadcast_to(array, (n,))
 
 
 # -- base layers
@@ -277,6 +318,73 @@ def _window(x: Float[Array, "h w"], axis: Axis, dim: int) -> Float[Array, "h2 w2
     starts = (tap * axis.dilation for tap in range(axis.kernel))
     taps = [lax.slice_in_dim(x, start, start + reach, axis.stride, dim) for start in starts]
     return functools.reduce(jnp.maximum, taps)
+
+
+# -- limited buffers
+
+
+@functools.partial(jax.jit, static_argnames=("graph", "sets", "direction"))
+def _limited(graph: LayerGraph, columns: Any, room: Int[Array, " layers"], sets: Sets, direction: str) -> list[_Run]:
+    """The schedule with `room` places kept for each layer's readers.
+
+    A time is infinite until all that it waits for is known, and exact from then on. Every pass makes more of them known;
+    when one does not, the infinite ones wait for each other.
+    """
+
+    def known(free: Any) -> Any:
+        return sum(jnp.isfinite(part).sum() for part in free)
+
+    def advance(carry: Any) -> Any:
+        free, _, _ = carry
+        runs = _forward(graph, columns, sets, direction, free)
+        gone = _dropped(graph, [run.places for run in runs])
+        return [_behind(part, kept) for part, kept in zip(gone, room, strict=True)], known(free), runs
+
+    unknown = [jnp.full(layer.size, jnp.inf) for layer in graph.layers]
+    shapes = jax.eval_shape(lambda: _forward(graph, columns, sets, direction, unknown))
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    none = jnp.full_like(known(unknown), -1)
+    return lax.while_loop(lambda carry: known(carry[0]) > carry[1], advance, (unknown, none, blank))[2]
+
+
+def _behind(gone: Float[Array, "h w"], kept: Int[Array, ""]) -> Float[Array, "h w"]:
+    """For every place when the one `kept` places before it is gone; the first ones find room at once."""
+    before = jnp.arange(gone.size).reshape(gone.shape) - kept
+    return jnp.where(before < 0, 0.0, gone.reshape(-1)[jnp.maximum(before, 0)])
+
+
+def _dropped(graph: LayerGraph, finish: list[Any]) -> list[Float[Array, "h w"]]:
+    """When every place of every base layer is finished itself and no longer needed by any reader."""
+    layers = [index for index, step in enumerate(graph.steps) if isinstance(step, Layer)]
+    ended = dict(zip(layers, finish, strict=True))
+    needed = [ended.get(index, jnp.zeros(step.size)) for index, step in enumerate(graph.steps)]
+    for index, step in reversed(list(enumerate(graph.steps))):
+        times = ended.get(index, needed[index])
+        for source in step.sources:
+            if source == INPUT:
+                continue
+            size, part = graph.steps[source].size, times
+            if isinstance(step, Join):  # operands follow each other along the axis
+                part, times = jnp.split(times, [size[step.axis]], step.axis)
+            if isinstance(step, Window):
+                part = _readers(_readers(part, step.row, size[0], 0), step.column, size[1], 1)
+            narrow = tuple(axis for axis in (0, 1) if size[axis] == 1)
+            needed[source] = jnp.maximum(needed[source], jnp.max(part, narrow, keepdims=True))
+    return [needed[index] for index in layers]
+
+
+def _readers(x: Float[Array, "h w"], axis: Axis, inputs: int, dim: int) -> Float[Array, "h2 w2"]:
+    """For each of `inputs` places of one axis the maximum over the outputs that read it; 0 where there is none."""
+    if axis.trivial:
+        return x
+    found: list[list[int]] = [[] for _ in range(inputs)]
+    for output in range(axis.size):
+        for place in set(axis.taps(output, inputs)):
+            found[place].append(output)
+    most = max(1, *map(len, found))
+    table = np.array([outputs + [axis.size] * (most - len(outputs)) for outputs in found])
+    padded = jnp.concatenate([x, jnp.zeros_like(lax.slice_in_dim(x, 0, 1, axis=dim))], dim)
+    return jnp.max(jnp.take(padded, table, dim), dim + 1)
 
 
 def lower_bound(graph: LayerGraph, duplicates: Any = None) -> int:

@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 
 from costmodel import Decision, Offer, Outcome, Platform, PlatformState, Quote, Task, make_offers, quote, step
 from costmodel.weights import CellState, settle
-from physics import Wear
+from physics import LogTotal, Wear
 from rl.envs.spaces import Box, Discrete
 from workloads import TaskStream, default_stream, draw, draw_mean_gap, load
 
@@ -211,5 +211,5 @@ class SchedulingEnv:
         draws = jax.random.uniform(jax.random.fold_in(key, self.platform.names.index(name)), (2 * count + 1,))
         memory = self.offers.memory[:, self.platform.names.index(name)]
         hazard = jnp.log(self.platform.hazard_budget) - params.staleness * draws[count : 2 * count]
-        cells = CellState(jnp.ones(count), memory, 10 * draws[:count], hazard, Wear.zero(0.5 * draws[-1]))
+        cells = CellState(jnp.ones(count), memory, 10 * draws[:count], LogTotal.start(hazard), Wear.zero(0.5 * draws[-1]))
         return settle(cells)

@@ -62,7 +62,7 @@ def changed(env: SchedulingEnv, state: RoutingState, variable: str, value: Array
         placed = chip._replace(
             resident=jnp.where(mine > 0, value, chip.resident),
             age=jnp.where(mine > 0, 0.0, chip.age + 1),
-            log_hazard=jnp.where(mine * (1 - chip.resident) > 0, JUST_WRITTEN, chip.log_hazard),
+            lost=chip.lost.restart(mine * (1 - chip.resident) > 0, JUST_WRITTEN),
         )
         cells[name] = settle(placed)
     return state._replace(platform=plant._replace(cells=cells))
