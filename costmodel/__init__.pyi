@@ -1,3 +1,11 @@
+from .accuracy.bit_widths import (
+    BitStudy,
+    PolicyAccuracy,
+    crossbar_accuracy,
+    measure_policy,
+    prepare_study,
+    tune_policy,
+)
 from .accuracy.closed_form import AccuracyFit, AccuracyModel, expected_accuracy, fit_accuracy
 from .accuracy.conditions import DeviceConditions, vary_condition
 from .accuracy.datasets import Dataset, list_datasets, load_dataset
@@ -22,6 +30,17 @@ from .mapping.crossbars import (
 from .mapping.dependencies import Axis, Join, Layer, LayerGraph, Merge, Window
 from .mapping.duplication import greedy_duplicates, min_sum_duplicates
 from .mapping.gantt import draw_gantt, gantt_chart, gantt_text
+from .mapping.precision import (
+    BitPolicy,
+    MatrixShapes,
+    PolicyLatency,
+    SerialCrossbar,
+    latency_table,
+    matrix_shapes,
+    policy_latency,
+    policy_speedup,
+    uniform_policy,
+)
 from .mapping.schedule import PIXELS, WHOLE_ROWS, Schedule, Sets, cross_layer, finish_times, layer_by_layer, lower_bound
 from .mapping.searching import Search, search_duplicates
 from .mapping.tracing import layer_graph
@@ -49,6 +68,15 @@ from .processors.roofline import Roofline
 from .relax import HARD, STRAIGHT_THROUGH, Relaxation, soft
 from .studies.breakdowns import Breakdown, breakdown
 from .studies.chunks import chunked
+from .studies.mixed_precision import (
+    BitChoices,
+    LayerOptions,
+    PrecisionSearch,
+    chosen_policy,
+    layer_options,
+    search_precision,
+    trade_off,
+)
 from .studies.mlperf_tiny import BenchmarkResult, run_mlperf_tiny, train_standin
 from .studies.plots import plot_breakdown
 from .studies.sensitivities import SensitivityTable, batched_gradients, sensitivity
@@ -70,7 +98,10 @@ __all__ = [
     "AnalogMacro",
     "Axis",
     "BenchmarkResult",
+    "BitChoices",
+    "BitPolicy",
     "BitSerialMacro",
+    "BitStudy",
     "Bound",
     "Breakdown",
     "CellState",
@@ -86,7 +117,9 @@ __all__ = [
     "Join",
     "Layer",
     "LayerGraph",
+    "LayerOptions",
     "MacroChip",
+    "MatrixShapes",
     "Merge",
     "Offer",
     "OpCost",
@@ -95,7 +128,10 @@ __all__ = [
     "Plan",
     "Platform",
     "PlatformState",
+    "PolicyAccuracy",
+    "PolicyLatency",
     "Precision",
+    "PrecisionSearch",
     "Processor",
     "Quote",
     "Relaxation",
@@ -103,6 +139,7 @@ __all__ = [
     "Schedule",
     "Search",
     "SensitivityTable",
+    "SerialCrossbar",
     "Sets",
     "Survey",
     "Task",
@@ -115,9 +152,11 @@ __all__ = [
     "batched_gradients",
     "breakdown",
     "check_mappable",
+    "chosen_policy",
     "chunked",
     "conv_net",
     "cross_layer",
+    "crossbar_accuracy",
     "deploy_network",
     "draw_gantt",
     "estimate",
@@ -127,8 +166,10 @@ __all__ = [
     "gantt_chart",
     "gantt_text",
     "greedy_duplicates",
+    "latency_table",
     "layer_by_layer",
     "layer_graph",
+    "layer_options",
     "list_datasets",
     "list_encodings",
     "list_hardware",
@@ -142,26 +183,35 @@ __all__ = [
     "make_offer",
     "make_offers",
     "make_task",
+    "matrix_shapes",
     "measure_accuracy",
+    "measure_policy",
     "min_sum_duplicates",
     "mlp",
     "place",
     "plan_schedule",
     "plot_breakdown",
+    "policy_latency",
+    "policy_speedup",
     "precision_of",
+    "prepare_study",
     "quote",
     "rollout",
     "run_mlperf_tiny",
     "search_duplicates",
+    "search_precision",
     "sensitivity",
     "soft",
     "speedup_band",
     "step",
     "survey_accuracy",
     "sweep",
+    "trade_off",
     "train_network",
     "train_standin",
     "tune",
+    "tune_policy",
+    "uniform_policy",
     "validate",
     "vary_condition",
 ]

@@ -2,6 +2,7 @@ from .agents.dqn import TrainResult, make_train
 from .agents.dqn_config import DQNConfig
 from .agents.training import train, train_many
 from .checkpoints import CheckpointError
+from .envs.precision import PrecisionEnv, PrecisionParams, PrecisionState
 from .envs.routing import RoutingParams, RoutingState, SchedulingEnv
 from .envs.spaces import Box, Discrete
 from .references.rules import Policy, baselines
@@ -14,6 +15,9 @@ __all__ = [
     "Discrete",
     "Episodes",
     "Policy",
+    "PrecisionEnv",
+    "PrecisionParams",
+    "PrecisionState",
     "RoutingParams",
     "RoutingState",
     "SchedulingEnv",
