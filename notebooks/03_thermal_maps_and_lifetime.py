@@ -133,7 +133,8 @@ plt.show()
 # %% [markdown]
 # ## Lifetime of every tile
 # `physics.lifetime` follows the trace and says which mechanism ends a cell's life first, and when. Here every day is like the
-# one above, weights are written once, and one stored level in ten thousand may be lost before error correction fails. All sixteen tiles in one call.
+# one above, weights are written once, and one stored level in ten thousand may be lost before error correction fails. All
+# sixteen tiles in one call.
 
 # %%
 cell = physics.load_device("hfox_reram")
