@@ -8,7 +8,7 @@ single-ended ones 2^bits. `rounding` says what gradients see: see `rounding.py`;
 Source: CIM-Explorer / analog-cim-sim.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -19,8 +19,15 @@ from physics.crossbar.rounding import check_policy, nearest
 from physics.params import ParameterTree, param
 from physics.types import Result, Value
 
-if TYPE_CHECKING:
-    from physics.crossbar.arrays import Crossbar
+
+@runtime_checkable
+class Programmed(Protocol):
+    """What calibration asks of a programmed crossbar."""
+
+    @property
+    def mapping(self) -> CrossbarMapping: ...
+
+    def currents(self, inputs: Whole) -> Array: ...
 
 
 class Adc(ParameterTree):
@@ -54,7 +61,7 @@ class Adc(ParameterTree):
 
     @classmethod
     def calibrated(
-        cls, crossbar: "Crossbar", inputs: Whole, bits: Value = 8.0, rounding: str = "hard", sharpness: float = 8.0
+        cls, crossbar: Programmed, inputs: Whole, bits: Value = 8.0, rounding: str = "hard", sharpness: float = 8.0
     ) -> "Adc":
         """Covers the currents that `inputs` (..., inputs) give: mean -+ 3 standard deviations (differential) or all of them."""
         currents = crossbar.currents(inputs)
