@@ -13,7 +13,7 @@ from .aging import (
     soft_swing,
 )
 from .cells.devices import Cell, cbram, hfalo_reram, hfox_reram, list_devices, load_device, perpendicular_stt_mram
-from .cells.disturb import LevelFading, MagneticDisturb, ResistiveDisturb
+from .cells.disturb import MagneticDisturb, ResistiveDisturb
 from .cells.drift import OxideDrift, PhaseChangeDrift, ResistiveDrift
 from .cells.endurance import Endurance, Wear
 from .cells.logs import NEVER, LogTotal, add_log, log_failure_probability, log_hazard_of, log_sum, log_survival
@@ -81,7 +81,6 @@ __all__ = [
     "Leakage",
     "LeakyNetwork",
     "LeakyState",
-    "LevelFading",
     "Lifetime",
     "LogTotal",
     "LognormalLives",

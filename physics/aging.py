@@ -121,7 +121,7 @@ class DielectricBreakdown(RelativeLaw):
 
     voltage: Float[Array, ""] = param(1.0, unit="V", lo=0.8, hi=1.5, source="chosen: nominal")
     a: Float[Array, ""] = param(78.0, unit="1", lo=20.0, hi=200.0, source=RAMP)
-    b: Float[Array, ""] = param(0.081, unit="1/K", lo=0.0, hi=0.2, source=f"{RAMP}: magnitude")
+    b: Float[Array, ""] = param(0.081, unit="1/K", lo=0.0, hi=0.085, source=f"{RAMP}: magnitude; above, life rises with T")
     x: Float[Array, ""] = param(0.759, unit="eV", lo=0.7, hi=2.0, source=RAMP)
     y: Float[Array, ""] = param(66.8, unit="eV K", lo=0.0, hi=70.0, source=f"{RAMP}: magnitude")
     z: Float[Array, ""] = param(8.37e-4, unit="eV/K", lo=0.0, hi=1e-2, source=f"{RAMP}: magnitude")

@@ -13,6 +13,8 @@ Sources: alpha 1.3 and V_th 0.49158 V: hplp/oldspot (PTM 45 nm); b 0.036 /K and 
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
 from jaxtyping import Array, Bool, Float
 
 from physics.params import Citations, ParameterTree, citations, param, unknown_name, with_sources
@@ -58,6 +60,11 @@ class VoltageScaling(ParameterTree):
     voltage_lo: Float[Array, ""] = param(0.6, unit="V", lo=0.05, hi=5.0, source="assumed: near-threshold operation excluded")
     voltage_hi: Float[Array, ""] = param(1.3, unit="V", lo=0.05, hi=5.0, source="assumed: a third above nominal")
     sources: Citations = citations()
+
+    def __check_init__(self) -> None:
+        pair = (self.voltage_ref, self.threshold)
+        if not any(isinstance(v, Tracer) for v in pair) and np.any(np.asarray(pair[0]) <= np.asarray(pair[1])):
+            raise ValueError(f"VoltageScaling.voltage_ref = {np.min(pair[0]):g} V must exceed threshold = {np.max(pair[1]):g} V")
 
     def max_frequency(self, voltage: Value, threshold_shift: Value = 0.0) -> Result:
         """Largest clock (Hz) at `voltage` (V), with the threshold raised by `threshold_shift` (V); 0 at and below threshold.
@@ -109,6 +116,7 @@ class VoltageScaling(ParameterTree):
     def valid(self, voltage: Value, temperature: Value) -> Flag:
         """Whether the laws hold: voltage in the chip's range and above threshold, 200 K to 500 K."""
         voltage_holds = inside(voltage, self.voltage_lo, self.voltage_hi) & (jnp.asarray(voltage) > self.threshold)
+        voltage_holds &= self.voltage_ref > self.threshold
         return voltage_holds & inside(temperature, *RANGE)
 
     def _require(self, voltage: Value) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+MOST_PES = 100_000  # crossbars; a schedule's work grows with them
 app = typer.Typer(
     name="tempo",
     help="What work costs on heterogeneous computers with processing-in-memory, and who should run it.",
@@ -167,6 +168,8 @@ def schedule(
     """
     from rl.study.schedules import schedule_report
 
+    if not 0 <= extra_pes <= MOST_PES:
+        raise ValueError(f"--extra-pes = {extra_pes} crossbars is outside its range [0, {MOST_PES}]")
     places = {"pixel": (1, 1), "row": (1, 0)}.get(sets) or _pair("--sets", sets)
     _use_compilation_cache()
     table, value = schedule_report(network, extra_pes, _pair("--crossbar", crossbar), rule, places, direction, gantt)

@@ -485,3 +485,9 @@ def test_families_answer_one_interface():
         held = macro.held()
         assert float(macro.rate()) == pytest.approx(float(held.inputs * held.outputs / macro.product_time()), rel=1e-5)
         assert all(float(x) >= 0 for x in (*macro.product_energy(), *macro.area().values()))
+
+
+def test_a_bit_serial_array_too_narrow_for_one_weight_is_refused():
+    with pytest.raises(ValueError, match="the array has 0"):
+        narrow = replace(load_hardware("colonnade"), {"macro.columns": 4.0})
+        estimate(narrow, workloads.load("resnet8"))

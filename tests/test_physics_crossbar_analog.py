@@ -199,10 +199,11 @@ def test_published_current_after_many_reads():
 
 
 def test_read_disturb_properties():
-    """Longer, higher, more worn: less left (hotter too, once it has begun, at long times); nothing left beyond 1.43e6 cycles."""
+    """Longer, higher, hotter, more worn: less left; nothing left beyond 1.43e6 cycles."""
     law = ReadDisturb()
     time = jnp.logspace(-12, 8, 2000)
-    for low, high in (((0.2, 300.0, 0.0), (0.4, 300.0, 0.0)), ((0.3, 300.0, 0.0), (0.3, 300.0, 1e4))):
+    for high in ((0.4, 300.0, 0.0), (0.2, 300.0, 1e4), (0.2, 400.0, 0.0)):
+        low = (0.2, 300.0, 0.0)
         mild, harsh = law.factor(time, *low), law.factor(time, *high)
         assert np.all(np.diff(mild) <= 0) and np.all(harsh <= mild) and np.all((mild > 0) & (mild <= 1))
     assert law.factor(0.0, 0.3) == 1.0
@@ -212,6 +213,19 @@ def test_read_disturb_properties():
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(slopes))
 
 
-def test_read_disturb_depends_on_temperature_through_the_published_exponent():
+def test_read_disturb_is_faster_by_arrhenius_and_by_the_published_exponent_slower():
+    # exp(0.6 / 8.617333e-5 (1/300 - 1/400)) = exp(5.80226) times as fast
     # p = 0.0068 exp(0.11 * 0.4 / (8.617333e-5 * 400)) = 0.0068 exp(1.276497) = 0.0243726
-    np.testing.assert_allclose(ReadDisturb().exponent(0.4, 400.0), 0.0243726, rtol=1e-4)
+    law, published = ReadDisturb(), ReadDisturb(form="published")
+    np.testing.assert_allclose(published.exponent(0.4, 400.0), 0.0243726, rtol=1e-4)
+    haste = law.log_transition_time(0.4, 300.0) - law.log_transition_time(0.4, 400.0)
+    np.testing.assert_allclose(haste, 5.80226, rtol=1e-4)
+    assert published.factor(1.0, 0.4, 400.0) > published.factor(1.0, 0.4, 300.0) > law.factor(1.0, 0.4, 400.0)
+    with pytest.raises(ValueError, match=r"^unknown form 'hot'"):
+        ReadDisturb(form="hot")
+
+
+def test_read_disturb_is_finite_long_before_the_transition():
+    law = ReadDisturb(exponent_0=0.5, hop_distance=2.0)
+    value, slopes = jax.value_and_grad(lambda law: law.factor(1e-9, 0.4))(law)
+    assert value == 1.0 and all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes))

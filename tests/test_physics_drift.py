@@ -145,3 +145,10 @@ def test_programming_spread(measurement, level, sigma):
 def test_unknown_measurement():
     with pytest.raises(ValueError, match="unknown measurement 'mil'; close: milo"):
         ProgrammingSpread(measurement="mil")
+
+
+def test_long_reads_and_hot_relaxation_stay_finite():
+    law = PhaseChangeDrift(t_0=1e-3, read_time=1.0, e_a=2.0, temperature_ref=200.0)
+    value, slopes = jax.value_and_grad(lambda law: law.spread(10e-6, 0.0) + law.read_spread(10e-6, 1.0))(law)
+    assert np.isfinite(value) and all(np.isfinite(leaf) for leaf in jax.tree.leaves(slopes))
+    assert np.isfinite(law.equivalent_time(1e9, 500.0))

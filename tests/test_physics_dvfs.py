@@ -135,3 +135,8 @@ def test_gradients_against_central_differences():
 
 def test_the_named_chip_cites_its_numbers():
     assert "MLPerf Tiny" in str(describe(syntiant_ndp9120()))
+
+
+def test_a_nominal_voltage_below_threshold_is_refused():
+    with pytest.raises(ValueError, match=r"^VoltageScaling.voltage_ref = 0.3 V must exceed threshold = 0.49158 V$"):
+        VoltageScaling(voltage_ref=0.3)

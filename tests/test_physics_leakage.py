@@ -202,6 +202,11 @@ def test_gradients_are_finite_everywhere():
         for end in ends:
             leaves = jax.tree.leaves(slopes(dataclasses.replace(Leakage(), **{label: end}), jnp.asarray(POWER)))
             assert all(np.all(np.isfinite(leaf)) for leaf in leaves), (label, end)
+    extremes = (Leakage(slope=0.2), Leakage(slope=0.2, temperature_ref=200.0, density=1e8))
+    for steep in (*extremes, Leakage(slope=0.12, temperature_ref=250.0)):
+        for scale in (1.0, 1e3):  # with and without runaway, and nodes that do not leak
+            leaves = jax.tree.leaves(slopes(steep, scale * jnp.asarray(POWER)))
+            assert all(np.all(np.isfinite(leaf)) for leaf in leaves), (steep, scale)
     _, (by_law, by_power) = slopes(Leakage(density=1e8), jnp.asarray(POWER))
     assert by_law.slope == 0 and not np.any(by_power)
 

@@ -217,3 +217,8 @@ def test_hazard_of_a_probability_inverts():
     np.testing.assert_allclose(log_hazard_of(log_failure_probability(x)), x, atol=tol(2e-3, 1e-9))
     y = jnp.linspace(-100.0, -1e-6, 2000)
     assert np.all(np.isfinite(jax.vmap(jax.grad(log_hazard_of))(y)))
+
+
+def test_a_spread_too_wide_for_any_mean_asks_for_an_infinite_one():
+    law = NormalBarrier(ThermalStability(), spread=0.3)
+    assert law.required_stability(300.0, 10 * 3.156e7, 1e-6) == np.inf

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from costmodel import relax
-from costmodel.mapping.crossbars import Grid
+from costmodel.mapping.crossbars import PLAIN, Encoding, Grid
 from costmodel.processors.circuits import (
     Accumulators,
     AdderTree,
@@ -65,6 +65,10 @@ class BitSerialMacro(Macro):
         width = self._width()
         outputs = jnp.maximum(relax.floor_div(self.columns, width, relaxation), 1.0)
         return Grid(self.rows, outputs, width)
+
+    def geometry(self) -> tuple[Scalar, Scalar, Scalar, Encoding]:
+        """As of every macro; no column at all where not even one weight fits."""
+        return self.rows, relax.floor_div(self.columns, self._width()), self.weight_bits, PLAIN
 
     def _width(self) -> Scalar:
         return self.weight_bits + jnp.log2(self.rows)

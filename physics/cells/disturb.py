@@ -17,26 +17,18 @@ V_0 = t_ox k T / (gamma a_0 q). No universal rate exists: the default is an assu
 loss of a level (CEA-Leti 2025).
 Valid from 200 K to 700 K.
 
-Levels that fade: measured filamentary cells in the low-resistance state keep their conductance under reading until a
-transition time and then lose it by a power law (`LevelFading`),
-
-    G / G_0 = min(1, (t / t_tr)^-p),   p = c exp(a |V| / k T),   t_tr = t_0 F^(1/p) (1 - kappa n^m)^(1/p)
-
-t: time under read voltage (reads x pulse), n: set-reset cycles the cell has seen. The published form has k T at 300 K;
-with the actual temperature in it, heat would slow the fading, so the temperature is fixed and no argument.
-Constants: analog-cim-sim 68e3bdc (RWTH Aachen). Valid for |V| from 0 to 0.5 V and n below 7.6e4: beyond, t_tr is shorter
-than t_0, and a higher voltage would delay the fading. The simulator goes on to n = 1.4e6, where t_tr reaches 0.
+How far a level fades under reading: `ReadDisturb` in `physics.crossbar`.
 """
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from physics.cells.logs import NEVER, log_amount
+from physics.cells.logs import NEVER
 from physics.cells.retention import ThermalStability
 from physics.constants import BOLTZMANN_EV
 from physics.params import ParameterTree, param
 from physics.types import Result, Value
-from physics.validity import Flag, inside, require_inside
+from physics.validity import Flag, inside
 
 RAMP_HALF_WIDTH = 0.005
 RANGE = (200.0, 700.0)  # K, where the laws hold
@@ -93,45 +85,6 @@ class ResistiveDisturb(ParameterTree):
     def valid(self, temperature: Value) -> Flag:
         """Whether the law holds at `temperature` (K): 200 K to 700 K."""
         return inside(temperature, *RANGE)
-
-
-FADING = "analog-cim-sim 68e3bdc"
-
-
-class LevelFading(ParameterTree):
-    """Loss of conductance of the low-resistance state under reading."""
-
-    time_scale: Float[Array, ""] = param(1.55e-8, unit="s", lo=1e-12, hi=1.0, log=True, source=f"{FADING}: t_0")
-    margin: Float[Array, ""] = param(1.43339, unit="1", lo=1.0, hi=10.0, source=f"{FADING}: F")
-    rate: Float[Array, ""] = param(0.0068, unit="1", lo=1e-4, hi=1.0, log=True, source=f"{FADING}: c")
-    field: Float[Array, ""] = param(0.11, unit="eV/V", lo=0.0, hi=1.0, source=f"{FADING}: a")
-    cycling: Float[Array, ""] = param(0.003, unit="1", lo=0.0, hi=1.0, source=f"{FADING}: kappa")
-    cycling_exponent: Float[Array, ""] = param(0.41, unit="1", lo=0.05, hi=2.0, source=f"{FADING}: m")
-
-    def exponent(self, voltage: Value) -> Result:
-        """p at a read `voltage` (V, sign ignored)."""
-        return self.rate * jnp.exp(self.field * jnp.abs(voltage) / (BOLTZMANN_EV * 300.0))
-
-    def log_transition_time(self, voltage: Value, cycles: Value = 0.0) -> Result:
-        """ln of the time (s) under read `voltage` (V) until the level begins to fade, after `cycles` set-reset cycles.
-
-        Slope 0 in `cycles` at 0 (it is infinite). Raises ValueError for a plain |voltage| above 0.5 V.
-        """
-        require_inside("voltage", jnp.abs(voltage), 0.0, FADING_VOLTAGE, "V")
-        return jnp.log(self.time_scale) + (jnp.log(self.margin) + jnp.log(self._left(cycles))) / self.exponent(voltage)
-
-    def log_conductance_ratio(self, voltage: Value, duration: Value, cycles: Value = 0.0) -> Result:
-        """ln(G / G_0) after `duration` (s) under read `voltage` (V). The slope jumps at the transition time."""
-        late = log_amount(duration) - self.log_transition_time(voltage, cycles)
-        return -self.exponent(voltage) * jnp.maximum(late, 0.0)
-
-    def valid(self, voltage: Value, cycles: Value = 0.0) -> Flag:
-        """Whether the law holds at `voltage` (V) after `cycles`: |V| up to 0.5 V, transition not shorter than t_0."""
-        return inside(jnp.abs(voltage), 0.0, FADING_VOLTAGE) & (self.margin * self._left(cycles) > 1)
-
-    def _left(self, cycles: Value) -> Result:
-        used = self.cycling * jnp.exp(self.cycling_exponent * log_amount(jnp.asarray(cycles, float)))
-        return jnp.maximum(1 - used, SPENT)
 
 
 def _ramp(x: Array) -> Array:

@@ -37,6 +37,10 @@ RERAM_SIGMA = (  # uS, coefficients of g^0 to g^4 at each time; aihwkit ReRamWan
 ACCEPTANCES = {"2%": (0.01122, 0.01129), "0.2%": (0.000811, 0.001069)}
 
 
+LARGEST_EXPONENT = 60.0  # e^60 is finite in float32
+FEWEST_READS = 1.001  # keeps 1/f noise and its slope finite for reads longer than the time before them
+
+
 class DriftLaw(ParameterTree):
     """What drift laws share: the full scale and the assumed acceleration by heat."""
 
@@ -47,7 +51,7 @@ class DriftLaw(ParameterTree):
     def equivalent_time(self, duration: Value, temperature: Value) -> Result:
         """Time (s) at the reference temperature that relaxes as much as `duration` (s) at `temperature` (K)."""
         nearness = (self.temperature_ref - temperature) / (temperature * self.temperature_ref)
-        return duration * jnp.exp(-self.e_a / BOLTZMANN_EV * nearness)
+        return duration * jnp.exp(jnp.minimum(-self.e_a / BOLTZMANN_EV * nearness, LARGEST_EXPONENT))
 
     def _level(self, conductance: Value) -> Result:
         return jnp.maximum(conductance / self.g_max, LEAST_LEVEL)
@@ -80,10 +84,8 @@ class PhaseChangeDrift(DriftLaw):
     def read_spread(self, conductance: Value, duration: Value) -> Result:
         """Standard deviation (S) of a read `duration` (s) after programming: accumulated 1/f noise."""
         relative = jnp.minimum(0.0088 / self._level(conductance) ** 0.65, 0.2)
-        time = duration + self.t_0
-        return (
-            self.conductance(conductance, duration) * relative * jnp.sqrt(jnp.log((time + self.read_time) / (2 * self.read_time)))
-        )
+        reads = jnp.maximum((duration + self.t_0 + self.read_time) / (2 * self.read_time), FEWEST_READS)
+        return self.conductance(conductance, duration) * relative * jnp.sqrt(jnp.log(reads))
 
     def spread(self, conductance: Value, duration: Value) -> Result:
         """Standard deviation (S) from cell to cell and read to read after `duration` (s): the three parts in squares."""

@@ -33,6 +33,8 @@ from physics.params import ParameterTree, param, unknown_name
 from physics.types import Result, Scalar, Value
 from physics.validity import Flag
 
+LARGEST_STABILITY = 1000.0  # far above every memory cell
+
 HALF_WIDTH = 10.0  # standard deviations
 POINTS = 801
 STEP = 2 * HALF_WIDTH / (POINTS - 1)
@@ -96,11 +98,12 @@ class NormalBarrier(ParameterTree):
     def required_stability(self, temperature: Scalar, duration: Scalar, error_rate: Scalar) -> Result:
         """Mean Delta at `temperature` (K) for a bit error rate of `error_rate` after `duration` (s) with this spread.
 
-        Solved by bisection up to Delta = 1000 with one Newton step, which carries the derivatives.
+        Solved by bisection with one Newton step, which carries the derivatives. Infinite where more than 1000 were needed:
+        the weakest cells of a wide spread then stay below the requirement whatever the mean.
         """
         target, start = jnp.log(error_rate), jnp.log(duration) - jnp.log(self.stability.tau_0)
 
-        def excess(mean: Array) -> Array:
+        def excess(mean: Value) -> Array:
             return log_mixed_failure(start - mean, self.spread * mean) - target
 
         def halve(_: Any, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -110,10 +113,10 @@ class NormalBarrier(ParameterTree):
             return jnp.where(more, middle, low), jnp.where(more, high, middle)
 
         low = jnp.zeros_like(target + start + self.spread)
-        low, high = lax.fori_loop(0, 40, halve, lax.stop_gradient((low, low + 1000.0)))
+        low, high = lax.fori_loop(0, 40, halve, lax.stop_gradient((low, low + LARGEST_STABILITY)))
         found = lax.stop_gradient((low + high) / 2)
         slope = lax.stop_gradient((excess(found * 1.001) - excess(found * 0.999)) / (0.002 * found))
-        return found - excess(found) / slope
+        return jnp.where(excess(LARGEST_STABILITY) > 0, jnp.inf, found - excess(found) / slope)
 
     def _sigma(self, temperature: Value) -> Result:
         return self.spread * self.stability.delta(temperature)

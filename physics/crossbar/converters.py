@@ -34,7 +34,8 @@ class Adc(ParameterTree):
     """An analog-to-digital converter; see `ideal`, `full_range` and `calibrated`.
 
     `integer`: every conversion gives an integer in units of the result, as in the published simulator; else the scaled
-    code. `exact`: no clipping, quantisation or rounding at all.
+    code. `exact`: no clipping, quantisation or rounding at all;
+    products are then whole numbers as long as partial sums stay below 2^24 (float32: up to 8-bit weights and inputs).
     """
 
     bits: Float[Array, ""] = param(8.0, unit="bit", lo=1.0, hi=24.0, source="8: usual; CIM-Explorer studies 3 to 8")

@@ -27,6 +27,7 @@ from physics.thermal.networks import ThermalNetwork, heat_flow
 from physics.types import Result, Scalar, Value
 
 HOTTEST = 1000.0  # K; nothing is claimed above
+LARGEST_EXPONENT = 50.0  # what follows stays finite in float32, far beyond runaway
 MAX_ITERATIONS = 60  # Newton halves its error per iteration at the fold and squares it elsewhere
 
 
@@ -42,8 +43,16 @@ class Leakage(ParameterTree):
     temperature_ref: Float[Array, ""] = param(383.15, unit="K", lo=200.0, hi=700.0, source="HotSpot 7, default leakage model")
 
     def power(self, temperature: Value, area: Value) -> Result:
-        """Leakage (W) of `area` (m2) at `temperature` (K); constant, with zero slope, above 1000 K."""
-        return area * self.density * jnp.exp(self.slope * (jnp.minimum(temperature, HOTTEST) - self.temperature_ref))
+        """Leakage (W) of `area` (m2) at `temperature` (K); constant, with zero slope, above 1000 K and e^50 times the density."""
+        return area * self.density * jnp.exp(self._exponent(temperature))
+
+    def power_slope(self, temperature: Value, area: Value) -> Result:
+        """d power / dT (W/K); 0 where the power is held."""
+        free = (temperature < HOTTEST) & (self._exponent(temperature) < LARGEST_EXPONENT)
+        return jnp.where(free, self.slope * self.power(temperature, area), 0.0)
+
+    def _exponent(self, temperature: Value) -> Result:
+        return jnp.minimum(self.slope * (jnp.minimum(temperature, HOTTEST) - self.temperature_ref), LARGEST_EXPONENT)
 
 
 class LeakyState(NamedTuple):
@@ -115,7 +124,7 @@ class LeakyNetwork(ParameterTree):
 
     def _slope(self, theta: Array) -> Array:
         """dP_leak/dT (W/K) of every node."""
-        return jnp.where(self.ambient + theta < HOTTEST, self.leakage.slope * self.leakage_power(theta), 0.0)
+        return self.leakage.power_slope(self.ambient + theta, self.area)
 
     def _newton(self, power: Array) -> tuple[Array, Array]:
         """Temperature rise (K) at equilibrium, and whether there is none."""
