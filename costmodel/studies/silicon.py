@@ -207,8 +207,8 @@ def _chip_rows() -> list[ValidationRow]:
             ValidationRow(name, "peak rate", "op/s", tops * 1e12, rate, rate_role, source),
             ValidationRow(name, "peak power", "W", watts, power, "reproduced", source),
             ValidationRow(name, "area, mm2", "1", mm2, area / MM2, "reproduced", source),
-            ValidationRow(name, "peak rate per mm2", "op/s", density, rate / area * MM2, "reproduced", source),
-            ValidationRow(name, "efficiency", "op/J", efficiency, rate / power, "reproduced", source),
+            ValidationRow(name, "peak rate per mm2", "op/s", density, rate / area * MM2, rate_role, source),
+            ValidationRow(name, "efficiency", "op/J", efficiency, rate / power, rate_role, source),
         ]
     return rows
 
