@@ -106,6 +106,8 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["cost", "resnet8", "--temperature", "2000"], "--temperature = 2000 C is outside its range [-73.15, 226.85] C"),
         (["sweep", "isaac", "resnet8", "--vary", "row=1,2"], "unknown parameter 'row'; close: rows"),
         (["sweep", "isaac", "resnet8", "--vary", "rows=1:2"], "is not label=start:stop:count"),
+        (["schedule", "resnet8", "--extra-pes", "-1"], "--extra-pes = -1 crossbars is outside its range [0, 100000]"),
+        (["schedule", "nosuch"], "unknown network 'nosuch'"),
         (["sweep", "isaac", "resnet8", "--vary", "rows=-4,2"], "rows = -4 is outside its range [2, 8192]"),
         (["sweep", "isaac", "resnet8", "--vary", "rows=nan,2"], "rows = nan is outside its range [2, 8192]"),
         (["sensitivity", "isaac", "resnet8", "--of", "enery"], "unknown figure 'enery'; close: energy"),
