@@ -15,10 +15,10 @@ from jax.extend import core
 
 from costmodel.mapping.dependencies import INPUT, Axis, Join, Layer, LayerGraph, Merge, Step, Window
 from workloads.catalog import load_deployed
+from workloads.importers.flatten import called_body
 from workloads.importers.rules import ELEMENTWISE, REDUCTIONS, WINDOWS
 
 ROWS, COLUMNS, NONE = 0, 1, -1
-CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")
 LOOPS = ("scan", "while", "cond", "shard_map")
 PRODUCTS = ("conv_general_dilated", "dot_general")
 
@@ -109,7 +109,7 @@ class _Walk:
         name = eqn.primitive.name
         if name in LOOPS:
             return self._opaque(eqn, active, shapes, scope)
-        body = _called(eqn)
+        body = called_body(eqn)
         if body is not None:
             return self.body(getattr(body, "jaxpr", body), inputs, scope)
         if name in PRODUCTS:
@@ -249,16 +249,6 @@ class _Walk:
         others = [NONE] * (len(shape) - len(batched[side]) - len(free))
         order = own + others if side == 0 else others + own
         return value.map, layer, tuple([NONE] * len(batched[side]) + order)
-
-
-def _called(eqn: Any) -> Any:
-    """The body of a call primitive that takes and returns what its body does; else None."""
-    for key in CALLS:
-        body = eqn.params.get(key)
-        inner = getattr(body, "jaxpr", body)
-        if len(getattr(inner, "invars", ())) == len(eqn.invars) and len(getattr(inner, "outvars", ())) == len(eqn.outvars):
-            return body
-    return None
 
 
 def _last(scope: str) -> str:

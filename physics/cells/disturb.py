@@ -32,8 +32,6 @@ from physics.validity import Flag, inside
 
 RAMP_HALF_WIDTH = 0.005
 RANGE = (200.0, 700.0)  # K, where the laws hold
-FADING_VOLTAGE = 0.5  # V, largest read voltage of the fading law
-SPENT = 1e-6  # smallest share of 1 that cycling leaves of the transition
 
 
 class MagneticDisturb(ParameterTree):

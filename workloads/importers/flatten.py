@@ -80,7 +80,7 @@ class Flattener:
             lengths, solve = eqn.params["const_lengths"], eqn.params["jaxprs"].solve
             start = lengths.matvec + lengths.vecmat
             return self.body(solve, inputs[start : start + lengths.solve] + inputs[sum(lengths) :], region, scope)
-        body = _called(eqn)
+        body = None if eqn.primitive.name in RULES else called_body(eqn)
         if body is not None:
             return self.body(body, inputs, region, scope)
         if _is_view(eqn, inputs):
@@ -224,10 +224,8 @@ class Flattener:
         ]
 
 
-def _called(eqn: Any) -> Any:
-    """The body of a call primitive, one that has no rule and takes and returns what its body does; else None."""
-    if eqn.primitive.name in RULES:
-        return None
+def called_body(eqn: Any) -> Any:
+    """The body of a call primitive, one that takes and returns what its body does; else None."""
     for key in CALLS:
         body = eqn.params.get(key)
         inner = getattr(body, "jaxpr", body)
