@@ -11,7 +11,7 @@ import difflib
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -93,19 +93,34 @@ def list_networks(suite: str = "mlperf-tiny") -> tuple[str, ...]:
     return tuple(entry.name for entry in ENTRIES if entry.suite == suite)
 
 
-def load(source: str | os.PathLike[str] | Callable[..., Any], *args: Any, weights: Sequence[int] = (), **options: Any) -> OpTable:
-    """The operation table of a named network, or of a function.
+def load(
+    source: str | os.PathLike[str] | Callable[..., Any],
+    *args: Any,
+    weights: Sequence[int] = (),
+    shapes: Mapping[str, Any] | None = None,
+    **options: Any,
+) -> OpTable:
+    """The operation table of a named network, of a file, or of a function.
 
-    `load("resnet8")` takes a name of `list_networks()` or an alias, in upper or lower case; the table is cached.
-    `load(fn, *args, weights=(0,))` is `profile(fn, *args, weights=(0,))` and takes the same options.
-    Raises ValueError for an unknown name (with close matches), for a file, whose importers come in a later version,
-    and for function arguments given together with a name.
+    `load("resnet8")` takes a name of `list_networks()` or an alias, in upper or lower case. `load("model.onnx")` and
+    `load("model.tflite")` read a file; `shapes` binds its inputs, as for `read_network`. `load(fn, *args, weights=(0,))` is
+    `profile(fn, *args, weights=(0,))`; a file takes `profile`'s other options too. Tables are cached by content.
+    Raises ValueError for an unknown name (with close matches), for a file that cannot be read or needs a shape, and for
+    arguments that do not go with the source.
     """
     if callable(source):
+        if shapes is not None:
+            raise ValueError("shapes go with a file; a function's come from its arguments")
         return profile(source, *args, weights=weights, **options)
     name = os.fspath(source)
-    if args or weights or options:
-        raise ValueError(f"arguments go with a function, not with the name {name!r}")
+    if args or weights:
+        raise ValueError(f"arguments go with a function, not with {name!r}")
+    if name.lower().endswith(FILE_SUFFIXES):
+        from workloads.importers.graph_files import profile_file  # here: names need none of the importers
+
+        return profile_file(name, shapes, **options)
+    if shapes is not None or options:
+        raise ValueError(f"shapes and options go with a file or a function, not with the name {name!r}")
     return _load_named(_find(name).name)
 
 
@@ -128,8 +143,6 @@ def _find(name: str) -> Entry:
     key = name.strip().lower()
     if key in INDEX:
         return INDEX[key]
-    if key.endswith(FILE_SUFFIXES):
-        raise ValueError(f"cannot load {name!r}: importers for {' and '.join(FILE_SUFFIXES)} files come in a later version")
     close = difflib.get_close_matches(key, INDEX, n=3, cutoff=0.4)
     hint = f"close: {', '.join(close)}" if close else f"known: {', '.join(entry.name for entry in ENTRIES)}"
     raise ValueError(f"unknown network {name!r}; {hint}")

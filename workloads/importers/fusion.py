@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from workloads.importers.graph import Graph, Node, Region, Value
 from workloads.importers.rules import ELEMENTWISE, REDUCTIONS
 
-PRODUCTS = frozenset(("dot_general", "conv_general_dilated"))
+PRODUCTS = frozenset(("dot_general", "conv_general_dilated", "integer_convolution"))
 REGION_LIMIT = 64  # primitives in one fused region; beyond it the primitives stay apart
 
 

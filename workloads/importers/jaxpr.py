@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from workloads.importers.cache import PROFILES, key_of
 from workloads.importers.flatten import Flattener, abstract_leaves
 from workloads.importers.fusion import Group, group
 from workloads.importers.graph import Graph, Node, Value
@@ -52,17 +53,29 @@ def profile(
     often every while loop runs (otherwise its body is counted once and `info.flags` says so). `strict` refuses
     primitives without a rule. `fuse=False` gives one row for every primitive. `name` defaults to the function's.
 
-    Operand widths come from the dtypes; change them with `OpTable.with_bits`.
+    Operand widths come from the dtypes; change them with `OpTable.with_bits`. The same computation is analysed once: tables are
+    kept by the content of the traced function.
 
     Raises ValueError if there is no operation on an activation, for a position in `weights` that is not an argument,
     for a trip count below 1, and with `strict` for primitives without a rule.
     """
     label = name or getattr(fn, "__name__", type(fn).__name__)
     positions = _check(args, weights, trip_count)
+    closed = jax.make_jaxpr(fn)(*args)
+    leaves = list(abstract_leaves(args))
+    paths = [(position, path) for position, path, _ in leaves]
+    text = closed.pretty_print(name_stack=True, use_color=False)
+    key = key_of(text, paths, sorted(positions), strict, trip_count, fuse, label)
+    return PROFILES.get(key, lambda: _profile(closed, leaves, positions, trip_count, label, strict, fuse))
+
+
+def _profile(
+    closed: Any, leaves: list[Any], positions: set[int], trip_count: int | None, label: str, strict: bool, fuse: bool
+) -> OpTable:
+    """The table of a traced function."""
     flattener = Flattener(trip_count)
     graph = flattener.graph
-    closed = jax.make_jaxpr(fn)(*args)
-    for position, path, leaf in abstract_leaves(args):
+    for position, path, leaf in leaves:
         graph.inputs.append(_argument(flattener, position in positions, f"input {position}{path}", leaf))
     graph.outputs = flattener.body(closed, graph.inputs, (), "")
     for value in graph.outputs:

@@ -175,6 +175,7 @@ RULES: dict[str, Callable[[Node], Cost]] = {
     "select_and_scatter_add": _select_and_scatter,
     "select_and_gather_add": _window,
     "conv_general_dilated": _product(convolution),
+    "integer_convolution": _product(convolution),
     "dot_general": _product(matrix_product),
     "sort": _sort,
     "top_k": _top_k,
