@@ -14,9 +14,11 @@ from .accuracy.monte_carlo import Deployment, deploy_network, measure_accuracy
 from .accuracy.networks import BINARY, FLOAT, TERNARY, Precision, TrainedNetwork, conv_net, mlp, precision_of
 from .accuracy.surveys import Survey, survey_accuracy
 from .accuracy.training import train_network
+from .clocks import ClockDomain, list_clocks, load_clock
 from .cost import Bound, Conditions, Cost, OpCost
 from .estimation import estimate
 from .hardware import list_hardware, list_platforms, load_hardware, load_platform
+from .limits import ThermalLimit
 from .mapping.bands import Plan, plan_schedule, speedup_band
 from .mapping.crossbars import (
     Encoding,
@@ -44,21 +46,7 @@ from .mapping.precision import (
 from .mapping.schedule import PIXELS, WHOLE_ROWS, Schedule, Sets, cross_layer, finish_times, layer_by_layer, lower_bound
 from .mapping.searching import Search, search_duplicates
 from .mapping.tracing import layer_graph
-from .platform import (
-    Decision,
-    Offer,
-    Outcome,
-    Platform,
-    PlatformState,
-    Quote,
-    Task,
-    make_offer,
-    make_offers,
-    make_task,
-    quote,
-    rollout,
-    step,
-)
+from .platform import Platform, PlatformState
 from .processors.base import Processor
 from .processors.cim import CrossbarChip
 from .processors.digital_cim import BitSerialMacro, GateMacro, adder_tree_macro
@@ -66,6 +54,7 @@ from .processors.macro_chip import MacroChip
 from .processors.macros import AnalogMacro
 from .processors.roofline import Roofline
 from .relax import HARD, STRAIGHT_THROUGH, Relaxation, soft
+from .steps import Decision, Outcome, Quote, Refresh, quote, refresh_weights, rollout, step
 from .studies.breakdowns import Breakdown, breakdown
 from .studies.chunks import chunked
 from .studies.mixed_precision import (
@@ -83,6 +72,7 @@ from .studies.sensitivities import SensitivityTable, batched_gradients, sensitiv
 from .studies.sweeps import sweep
 from .studies.tuning import Tuning, tune
 from .studies.validation import ValidationRow, validate
+from .tasks import Offer, Task, make_offer, make_offers, make_task
 from .weights import CellState
 
 __all__ = [
@@ -105,6 +95,7 @@ __all__ = [
     "Bound",
     "Breakdown",
     "CellState",
+    "ClockDomain",
     "Conditions",
     "Cost",
     "CrossbarChip",
@@ -134,6 +125,7 @@ __all__ = [
     "PrecisionSearch",
     "Processor",
     "Quote",
+    "Refresh",
     "Relaxation",
     "Roofline",
     "Schedule",
@@ -143,6 +135,7 @@ __all__ = [
     "Sets",
     "Survey",
     "Task",
+    "ThermalLimit",
     "TrainedNetwork",
     "Tuning",
     "ValidationRow",
@@ -170,10 +163,12 @@ __all__ = [
     "layer_by_layer",
     "layer_graph",
     "layer_options",
+    "list_clocks",
     "list_datasets",
     "list_encodings",
     "list_hardware",
     "list_platforms",
+    "load_clock",
     "load_dataset",
     "load_encoding",
     "load_hardware",
@@ -196,6 +191,7 @@ __all__ = [
     "precision_of",
     "prepare_study",
     "quote",
+    "refresh_weights",
     "rollout",
     "run_mlperf_tiny",
     "search_duplicates",

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from costmodel.processors.cim import CrossbarChip
 from physics import Cell, LogTotal, Wear
 
 JUST_WRITTEN = -1e4  # ln of the lost fraction of freshly written cells
@@ -88,6 +89,30 @@ def use_cells(cell: Cell, cells: CellState, run: CellRun) -> tuple[CellState, Fl
     resident = _evict(jnp.maximum(cells.resident, mine), memory, age) * (1 - mine * run.failed)
     wear = run.used * (run.written * run.memory + run.streamed) * cell.endurance.damage(cell.write_temperature(run.temperature))
     return CellState(resident, memory, age, lost, cells.wear.add(wear)), wear
+
+
+class WritingCosts(NamedTuple):
+    """What it takes to program every cell of a chip once; a part of the arrays takes its share."""
+
+    latency: Float[Array, ""]  # s
+    energy: Float[Array, ""]  # J
+
+
+def writing_costs(chip: CrossbarChip) -> WritingCosts:
+    """Programming all of `chip`: row after row, `write_arrays` arrays at once, `write_pulses` pulses for every cell."""
+    pulses = chip.n_arrays * chip.rows * chip.write_pulses
+    latency = pulses * (chip.cell.write_time + chip.verify_time) / chip.write_arrays
+    return WritingCosts(latency, pulses * chip.cols * chip.cell.write_energy)
+
+
+def rewrite(
+    cell: Cell, cells: CellState, used: Float[Array, ""], temperature: Float[Array, ""]
+) -> tuple[CellState, Float[Array, ""], Float[Array, ""]]:
+    """Cells with all resident networks written again if `used` is 1: (cells, share of the chip written, life it consumed)."""
+    mine = used * cells.resident
+    share = jnp.sum(mine * cells.memory)
+    wear = share * cell.endurance.damage(cell.write_temperature(temperature))
+    return cells._replace(lost=cells.lost.restart(mine > 0, JUST_WRITTEN), wear=cells.wear.add(wear)), share, wear
 
 
 def settle(cells: CellState) -> CellState:

@@ -1,4 +1,4 @@
-"""The command line: `tempo profile | cost | sweep | sensitivity | schedule | train | evaluate | study`, each with --json.
+"""The command line: `tempo profile | cost | sweep | sensitivity | schedule | train | evaluate | route | study`, with --json.
 
 Bad input, an unwritable folder or a full disk is one line on standard error and exit status 2; an interrupt is 130.
 Heavy packages are imported inside the commands, so that --help and mistakes answer at once.
@@ -178,44 +178,81 @@ def schedule(
 
 @app.command()
 def train(
-    out: Annotated[Path, typer.Option(help="Checkpoint to write; an existing one of the same settings is resumed.")] = Path(
-        "dqn.npz"
-    ),
+    algorithm: Annotated[str, typer.Option(help="dqn, sac, or edge-sched-dqn (the flat ablation).")] = "dqn",
     steps: Annotated[int, typer.Option(help="Environment steps.")] = 200_000,
     seed: Annotated[int, typer.Option(help="Seed of the whole run.")] = 0,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="A training setting as name=value; may be repeated.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Checkpoint to write; one of the same run is resumed. Default: ALGORITHM.npz.")
+    ] = None,
+    log: Annotated[Path | None, typer.Option(help="Folder for metrics.csv and a TensorBoard event file.")] = None,
     networks: Networks = "",
     json_: Json = False,
 ) -> None:
-    """Train a DQN scheduler on device.
+    """Train a scheduler on device.
 
-    Example: tempo train --steps 100000 --out dqn.npz
+    Example: tempo train --algorithm sac --steps 100000 --set batch_size=256 --log runs/sac
     """
+    from rl.study.agent_tables import train_agent
+    from rl.study.algorithms import algorithm_config, parse_settings
     from rl.study.progress import live_progress
-    from rl.study.tables import train_agent
 
+    config = algorithm_config(algorithm, steps, parse_settings(set_ or []))
     _use_compilation_cache()
     with live_progress() as progress:
-        table, value = train_agent(out, steps, seed, _split(networks), progress)
+        table, value = train_agent(out or Path(f"{algorithm}.npz"), config, seed, _split(networks), progress, log)
     _emit(value, json_, table)
 
 
 @app.command()
 def evaluate(
-    checkpoint: Annotated[
-        Path | None, typer.Argument(help="Checkpoint of a trained agent; without one, only the rules play.")
+    checkpoints: Annotated[
+        list[Path] | None, typer.Argument(help="Checkpoints of trained agents; without any, only the rules play.")
     ] = None,
+    agents: Annotated[
+        str, typer.Option(help="More checkpoints, separated by commas; equal settings are runs of one agent.")
+    ] = "",
     episodes: Annotated[int, typer.Option(help="Episodes of 256 tasks, the same for every policy.")] = 256,
+    optimum: Annotated[bool, typer.Option(help="Solve for the optimum by value iteration and report the gaps to it.")] = True,
     networks: Networks = "",
     json_: Json = False,
 ) -> None:
-    """Play the rules, and a trained agent, against the same tasks.
+    """Play rules, trained agents and the optimum against the same tasks.
 
-    Example: tempo evaluate dqn.npz --episodes 128
+    Example: tempo evaluate --agents dqn.npz,sac.npz --episodes 128
     """
-    from rl.study.tables import evaluation_table
+    from rl.study.agent_tables import evaluation_table
 
     _use_compilation_cache()
-    table, value = evaluation_table(checkpoint, episodes, _split(networks))
+    named = [*(checkpoints or []), *(Path(name) for name in _split(agents, "--agents", "checkpoint"))]
+    table, value = evaluation_table(named, episodes, _split(networks), optimum)
+    _emit(value, json_, table)
+
+
+@app.command()
+def route(
+    task: Annotated[str, typer.Argument(help="Network to run, such as resnet8.")],
+    temperature: Annotated[float, typer.Option(help="Temperature of every junction in Celsius.")] = 45.0,
+    deadline: Annotated[float, typer.Option(help="Seconds until the result is due.")] = 0.1,
+    load: Annotated[float, typer.Option(help="Seconds of work that already wait on every processor; 0: all asleep.")] = 0.0,
+    gap: Annotated[float, typer.Option(help="Mean seconds between tasks.")] = 0.3,
+    resident: Annotated[bool, typer.Option(help="Are the weights on the memory chip, freshly written?")] = True,
+    agent: Annotated[
+        Path | None, typer.Option(help="Checkpoint of the agent that decides; without one, the reward of this task does.")
+    ] = None,
+    networks: Networks = "",
+    json_: Json = False,
+) -> None:
+    """Where one task should run, why, and what every alternative would cost.
+
+    Example: tempo route resnet8 --temperature 45 --agent dqn.npz
+    """
+    from rl.study.routes import route_table
+
+    _use_compilation_cache()
+    table, value = route_table(task, temperature, deadline, load, gap, resident, agent, _split(networks))
     _emit(value, json_, table)
 
 
@@ -223,25 +260,29 @@ def evaluate(
 def study(
     networks: Networks = "",
     steps: Annotated[int, typer.Option(help="Environment steps of every training run.")] = 200_000,
-    seeds: Annotated[int, typer.Option(help="Independent training runs.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Independent training runs of every algorithm.")] = 10,
     episodes: Annotated[int, typer.Option(help="Evaluation episodes of 256 tasks.")] = 256,
+    algorithms: Annotated[str, typer.Option(help="Learned schedulers, separated by commas; default: all.")] = "",
+    optimum: Annotated[bool, typer.Option(help="Solve for the optimum by value iteration and report the gaps to it.")] = True,
     out: Annotated[Path, typer.Option(help="Folder for the report and the data.")] = Path("study"),
     json_: Json = False,
 ) -> None:
-    """Networks in, report out: costs, sensitivities, a trained and judged scheduler, plots and data.
+    """Networks in, report out: costs, sensitivities, schedulers trained and judged against rules and the optimum, plots, data.
 
     Example: tempo study --networks resnet8,ds-cnn --steps 100000 --out study
 
     Killed or interrupted, the same command goes on where it was and ends with the same results.
     """
+    from rl.study.agent_tables import study_table
+    from rl.study.algorithms import ALGORITHMS
     from rl.study.pipeline import run_study
     from rl.study.progress import live_progress
     from rl.study.settings import StudySettings
-    from rl.study.tables import study_table
     from workloads import list_networks
 
     _use_compilation_cache()
-    settings = StudySettings(_split(networks) or list_networks(), steps, seeds, episodes)
+    learned = _split(algorithms, "--algorithms", "algorithm") or tuple(ALGORITHMS)
+    settings = StudySettings(_split(networks) or list_networks(), steps, seeds, episodes, learned, optimum)
     with live_progress() as progress:
         results = run_study(settings, out, progress)
     _emit(results, json_, study_table(results, out))
@@ -255,9 +296,9 @@ def _pair(option: str, text: str) -> tuple[int, int]:
     return int(parts[0]), int(parts[-1])
 
 
-def _split(networks: str) -> tuple[str, ...]:
+def _split(text: str, option: str = "--networks", kind: str = "network") -> tuple[str, ...]:
     """The names in a comma-separated list; none if the option was not given."""
-    names = tuple(name.strip() for name in networks.split(",") if name.strip())
-    if networks and not names:
-        raise ValueError(f"--networks {networks!r} names no network")
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if text and not names:
+        raise ValueError(f"{option} {text!r} names no {kind}")
     return names

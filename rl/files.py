@@ -68,6 +68,32 @@ def write_text(path: Path, content: str) -> None:
     write_bytes(path, content.encode())
 
 
+def append_bytes(path: Path, content: bytes) -> None:
+    """Add `content` at the end of `path`, all of it or nothing; WriteError, with what was there intact, if that fails."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                while content:
+                    content = content[file.write(content) :]
+            except OSError:
+                file.truncate(size)
+                raise
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def cut_to(path: Path, size: int) -> None:
+    """Drop what stands in `path`, if there is such a file, beyond `size` bytes."""
+    try:
+        if path.exists() and path.stat().st_size > size:
+            os.truncate(path, size)
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror or error}") from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Replace `path` by `content` as sorted, indented JSON; ValueError if it holds NaN or infinity."""
     write_text(path, json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n")

@@ -1,5 +1,6 @@
 """step(): one run against an independent simulator in plain Python, conservation, limits, reliability and gradients."""
 
+import dataclasses
 import math
 import re
 from collections import OrderedDict
@@ -12,6 +13,7 @@ import scipy.linalg
 
 from costmodel import (
     CellState,
+    ClockDomain,
     Conditions,
     CrossbarChip,
     Decision,
@@ -20,18 +22,22 @@ from costmodel import (
     PlatformState,
     Roofline,
     Task,
+    ThermalLimit,
     estimate,
+    list_clocks,
+    load_clock,
     load_platform,
     make_offer,
     make_offers,
     make_task,
     quote,
+    refresh_weights,
     rollout,
     soft,
     step,
 )
 from costmodel.weights import JUST_WRITTEN, settle
-from physics import BOLTZMANN_EV, LogTotal, SharedPackage, load_device, parameters, replace
+from physics import BOLTZMANN_EV, LogTotal, SharedPackage, VoltageScaling, load_device, parameters, replace
 from workloads import OpKind, make_table
 
 X64 = jax.config.read("jax_enable_x64")
@@ -53,6 +59,13 @@ def hot_platform() -> Platform:
     package = SharedPackage(names=("cpu", "pim", "ram"), r_junction=(4.0, 3.0, 2.0), c_junction=(0.05, 0.1, 0.2), r_spreader=0.5,
                             c_spreader=0.6, r_ambient=2.0, c_case=3.0)  # fmt: skip
     return Platform({"pim": pim, "cpu": cpu, "ram": ram}, package)
+
+
+def governed(platform: Platform) -> Platform:
+    """The same platform with clocks on two of its processors and a thermal limit that the hot sequences pass."""
+    clocks = {"cpu": ClockDomain(VoltageScaling(voltage_lo=0.55), 0.2), "pim": ClockDomain(VoltageScaling(voltage_lo=0.8), 0.5)}
+    limit = ThermalLimit(temperature=396.0, width=12.0, lowest=0.3, critical=430.0)
+    return dataclasses.replace(platform, clocks=clocks, limit=limit)
 
 
 NETWORKS = 5
@@ -81,10 +94,26 @@ def random_tasks(seed: int, count: int, busy: float = 1.0) -> tuple[Task, Decisi
     return tasks, Decision(jnp.asarray(rng.integers(0, 3, count)))
 
 
+def governed_tasks(seed: int, count: int, busy: float) -> tuple[Task, Decision]:
+    """The same tasks at random clocks, some with a refresh before; parts of each run follow the clock, parts do not."""
+    tasks, decisions = random_tasks(seed, count, busy)
+    rng = np.random.default_rng(seed + 100)
+    shares = [jnp.asarray(rng.uniform(0.0, most, (NETWORKS, 3))[np.asarray(tasks.network)], float) for most in (1.0, 0.4, 0.5)]
+    offer = tasks.offer._replace(
+        clocked=tasks.offer.latency * shares[0],
+        stalled=tasks.offer.energy * shares[1],
+        programming=tasks.offer.energy * shares[2],
+    )
+    speeds = jnp.asarray(rng.uniform(0.1, 1.0, count), float)
+    refresh = jnp.asarray(rng.choice([-1, 0, 1, 2], count, p=[0.7, 0.1, 0.1, 0.1]))
+    return tasks._replace(offer=offer), decisions._replace(speed=speeds, refresh=refresh)
+
+
 def one_task(platform: Platform, gap: float = 1.0, network: int = 0, deadline: float = 1.0, **offer) -> Task:
     """A task with the same offer everywhere, 0 where not given."""
     count = len(platform.names)
-    columns = {name: jnp.full(count, float(offer.get(name, 0.0))) for name in Offer._fields}
+    columns = {name: jnp.full(count, float(offer.get(name, 0.0))) for name in Offer._fields[:7]}
+    columns |= {name: jnp.full(count, float(offer[name])) for name in Offer._fields[7:] if name in offer}
     return Task(Offer(**columns), jnp.asarray(network), jnp.asarray(deadline, float), jnp.asarray(gap, float))
 
 
@@ -113,6 +142,20 @@ def life_per_write(cell, temperature):
     return math.exp(-float(e.log_cycles_ref) - float(e.e_a) / BOLTZMANN_EV * (1 / temperature - 1 / float(e.temperature_ref)))
 
 
+def supply(scaling, speed):
+    """Voltage at a relative clock by bisection of the alpha-power law, of nominal."""
+    threshold, alpha, ref = float(scaling.threshold), float(scaling.alpha), float(scaling.voltage_ref)
+
+    def clock(voltage):
+        return (voltage - threshold) ** alpha / voltage
+
+    low, high = threshold, ref
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if clock(middle) < speed * clock(ref) else (low, middle)
+    return max(high, float(scaling.voltage_lo)) / ref
+
+
 class Simulator:
     """The platform once more, by the words of its documentation and not by its code."""
 
@@ -121,6 +164,7 @@ class Simulator:
         self.names = sorted(platform.processors)
         self.parts = [platform.processors[name] for name in self.names]
         self.work = [[] for _ in self.names]  # (seconds, joules) still to do
+        self.volts = [1.0] * len(self.names)  # mean supply of that work
         self.idle_since = [-1e9] * len(self.names)
         self.time = 0.0
         self.theta = np.zeros(len(self.names) + 2)
@@ -128,6 +172,7 @@ class Simulator:
         self.lost = {i: {} for i in self.chips}  # network -> expected share of cells lost
         self.wear = {i: 0.0 for i in self.chips}
         self.events = {"evicted": 0, "refreshed": 0, "failed": 0, "woken": 0, "queued": 0}
+        self.governed = {"throttled": 0, "rewritten": 0, "slow": 0, "lowest voltage": 0}
         self._heat()
 
     def _heat(self):
@@ -151,15 +196,65 @@ class Simulator:
         end = scipy.linalg.expm(block * gap) @ np.concatenate([self.theta, np.zeros(n), [1.0]])
         return end[:n], end[n : 2 * n] / gap
 
-    def run(self, offer, network, deadline, gap, chosen):
+    def _add(self, i, seconds, joules, volts):
+        queue = sum(s for s, _ in self.work[i])
+        if seconds > 0:
+            self.volts[i] = (self.volts[i] * queue + volts * seconds) / (queue + seconds)
+        self.work[i].append((seconds, joules))
+
+    def _rewrite(self, i, now):
+        """Rewriting all weights of chip i before the task: (joules, life)."""
+        memory = sum(self.chips[i].values()) if i in self.chips else 0.0
+        if memory == 0:
+            return 0.0, 0.0
+        part = self.parts[i]
+        self.governed["rewritten"] += 1
+        arrays = float(part.elements) * float(part.units) * float(part.arrays)
+        pulse = float(part.cell.write_time) + float(part.verify_time)
+        rows = memory * arrays * float(part.rows)
+        seconds = rows * float(part.write_pulses) * pulse / float(part.write_arrays)
+        joules = rows * float(part.cols) * float(part.write_pulses) * float(part.cell.write_energy)
+        if not self.work[i] and self.time - self.idle_since[i] > float(part.linger):
+            seconds, joules = seconds + float(part.wake_time), joules + float(part.wake_energy)
+        self._add(i, seconds, joules, 1.0)
+        for network in self.chips[i]:
+            self.lost[i][network] = 0.0
+        worn = memory * life_per_write(part.cell, now[i])
+        self.wear[i] += worn
+        return joules, worn
+
+    def _at_speed(self, offer, chosen, speed):
+        """(seconds, joules, supply) of the run itself at a relative clock."""
+        seconds, joules = float(offer.latency[chosen]), float(offer.energy[chosen])
+        domain = self.platform.clocks.get(self.names[chosen])
+        if speed is None or domain is None:
+            return seconds, joules, 1.0
+        speed = min(max(speed, float(domain.slowest)), 1.0)
+        volts = supply(domain.scaling, speed)
+        self.governed["slow"] += speed < 1
+        self.governed["lowest voltage"] += volts * float(domain.scaling.voltage_ref) == float(domain.scaling.voltage_lo)
+        clocked, stalled, programming = (float(x[chosen]) for x in (offer.clocked, offer.stalled, offer.programming))
+        joules = programming + volts**2 * (joules - programming - stalled * (1 - speed))
+        return seconds - clocked + clocked / speed, joules, volts
+
+    def _pace(self, temperature):
+        limit = self.platform.limit
+        if limit is None:
+            return 1.0
+        over = min(max((temperature - float(limit.temperature)) / float(limit.width), 0.0), 1.0)
+        return 1 - (1 - float(limit.lowest)) * over
+
+    def run(self, offer, network, deadline, gap, chosen, speed=None, refresh=-1):
         part, now = self.parts[chosen], self.ambient + self.theta
+        paces = [self._pace(now[i]) for i in range(len(self.names))]
+        rewriting, worn = self._rewrite(refresh, now)
         waiting = sum(seconds for seconds, _ in self.work[chosen])
-        seconds, joules, written, failed, margin = float(offer.latency[chosen]), float(offer.energy[chosen]), 0.0, 0.0, 50.0
+        (seconds, joules, volts), written, failed, margin = self._at_speed(offer, chosen, speed), 0.0, 0.0, 50.0
         self.events["queued"] += waiting > 0
+        self.governed["throttled"] += paces[chosen] < 1
         if not self.work[chosen] and self.time - self.idle_since[chosen] > float(part.linger):
             seconds, joules = seconds + float(part.wake_time), joules + float(part.wake_energy)
             self.events["woken"] += float(part.wake_time) > 0
-        worn = 0.0
         if chosen in self.chips:
             chip, lost = self.chips[chosen], self.lost[chosen]
             stale = network in chip and lost[network] >= BUDGET
@@ -168,12 +263,11 @@ class Simulator:
                 written = 1.0
                 seconds, joules = seconds + float(offer.write_latency[chosen]), joules + float(offer.write_energy[chosen])
                 lost[network] = 0.0
-                worn = float(offer.memory[chosen]) * life_per_write(part.cell, now[chosen])
-            worn += float(offer.streamed[chosen]) * life_per_write(part.cell, now[chosen])
-            self.wear[chosen] += worn
-            at_result = lost[network] + (seconds if written else waiting + seconds) / math.exp(
-                log_retention(part.cell, now[chosen])
-            )
+            share = written * float(offer.memory[chosen]) + float(offer.streamed[chosen])
+            self.wear[chosen] += share * life_per_write(part.cell, now[chosen])
+            worn += share * life_per_write(part.cell, now[chosen])
+            exposed = (seconds if written else waiting + seconds) / paces[chosen]
+            at_result = lost[network] + exposed / math.exp(log_retention(part.cell, now[chosen]))
             at_result += float(offer.reads[chosen]) * disturb_rate(part.cell, now[chosen])
             margin = min(math.log(BUDGET / at_result), 50.0)
             failed = float(at_result > BUDGET)
@@ -185,27 +279,27 @@ class Simulator:
                 self.events["evicted"] += 1
             if failed:
                 chip.pop(network, None)
-        self.work[chosen].append((seconds, joules))
-        latency = waiting + seconds
+        self._add(chosen, seconds, joules, volts)
+        latency = (waiting + seconds) / paces[chosen]
 
         power = np.zeros(len(self.theta))
         leaked = 0.0
         for i, processor in enumerate(self.parts):
             queue = sum(s for s, _ in self.work[i])
             pending = sum(e for _, e in self.work[i])
-            busy = min(queue, gap)
-            released = pending * busy / queue if queue > 0 else 0.0
-            if queue > gap:
-                self.work[i] = [(queue - gap, pending - released)]
+            most = gap * paces[i]
+            released = pending * min(queue, most) / queue if queue > 0 else 0.0
+            if queue > most:
+                self.work[i] = [(queue - most, pending - released)]
                 awake = gap
             else:
                 if queue > 0:
-                    self.work[i], self.idle_since[i] = [], self.time + queue
+                    self.work[i], self.idle_since[i] = [], self.time + queue / paces[i]
                 asleep_at = self.idle_since[i] + float(processor.linger)
                 awake = min(max(asleep_at - self.time, 0.0), gap)
             leakage, standby = (float(x) for x in processor.reference_static_power(Conditions()))
             exponent = min(float(processor.leakage_slope) * (now[i] - float(processor.temperature_ref)), 4.0)
-            static = leakage * math.exp(exponent) + standby
+            static = leakage * self.volts[i] * math.exp(exponent) + standby
             static_energy = static * (awake + float(processor.sleep_fraction) * (gap - awake))
             leaked += static_energy
             power[i] = (released + static_energy) / gap
@@ -217,9 +311,9 @@ class Simulator:
                 if i == chosen and name == network:
                     self.lost[i][name] += float(offer.reads[i]) * disturb_rate(cell, temperature)
         self.time += gap
-        return dict(latency=latency, energy=joules + leaked, power=power.sum(), missed=float(latency > deadline), failed=failed,
-                    wear=worn, written=written, deadline_margin=deadline - latency, retention_margin=margin,
-                    peak_temperature=self.ambient + self.theta[:3].max())  # fmt: skip
+        return dict(latency=latency, energy=joules + rewriting + leaked, power=power.sum(), missed=float(latency > deadline),
+                    failed=failed, wear=worn, written=written, deadline_margin=deadline - latency, retention_margin=margin,
+                    peak_temperature=self.ambient + self.theta[:3].max(), throttled=float(paces[chosen] < 1))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -237,43 +331,61 @@ STEPS = 300
 BATCH = (24, 600)  # one shape, one compilation
 
 
+AMBIENTS, BUSY = (385.0, 340.0, 400.0), (1.0, 4.0, 0.3)  # one sequence is overloaded
+
+
+def roll_three(platform, roll, draw):
+    """Random sequences at three ambient temperatures, by the model and by the simulator: (states, outcomes, simulated)."""
+    sequences = [draw(seed, STEPS, busy) for seed, busy in enumerate(BUSY)]
+    states = [platform.initial_state(ambient, NETWORKS) for ambient in AMBIENTS]
+    tasks, decisions = (jax.tree.map(lambda *x: jnp.stack(x), *columns) for columns in zip(*sequences, strict=True))
+    finals, outcomes = roll(platform, jax.tree.map(lambda *x: jnp.stack(x), *states), tasks, decisions)
+    return tasks, finals, outcomes, [simulate(platform, *x) for x in zip(AMBIENTS, sequences, strict=True)]
+
+
+def simulate(platform, ambient, sequence):
+    """The simulator after a whole sequence, and the columns of its outcomes."""
+    simulator, (tasks, decisions), rows = Simulator(platform, ambient), jax.tree.map(np.asarray, sequence), []
+    for t in range(STEPS):
+        task, decision = jax.tree.map(lambda x, t=t: x[t], (tasks, decisions))
+        settings = {k: v.item() for k, v in decision._asdict().items() if k != "processor" and v is not None}
+        columns = (task.network.item(), task.deadline.item(), task.gap.item(), decision.processor.item())
+        rows.append(simulator.run(task.offer, *columns, **settings))
+    return simulator, {name: np.array([row[name] for row in rows]) for name in rows[0]}
+
+
 @pytest.fixture(scope="module")
 def rolled(platform, roll):
-    """Random sequences at three ambient temperatures, one of them overloaded, with everything that happened."""
-    ambients, sequences = (
-        (385.0, 340.0, 400.0),
-        [random_tasks(seed, STEPS, busy) for seed, busy in ((0, 1.0), (1, 4.0), (2, 0.3))],
-    )
-    states = [platform.initial_state(ambient, NETWORKS) for ambient in ambients]
-    tasks, decisions = (jax.tree.map(lambda *x: jnp.stack(x), *columns) for columns in zip(*sequences, strict=True))
-    return ambients, sequences, tasks, roll(platform, jax.tree.map(lambda *x: jnp.stack(x), *states), tasks, decisions)
+    return roll_three(platform, roll, random_tasks)
 
 
 @pytest.fixture(scope="module")
-def simulated(platform, rolled):
-    ambients, sequences, _, _ = rolled
-    runs = []
-    for ambient, (tasks, decisions) in zip(ambients, sequences, strict=True):
-        simulator = Simulator(platform, ambient)
-        offers = jax.tree.map(np.asarray, tasks.offer)
-        columns = [np.asarray(x) for x in (tasks.network, tasks.deadline, tasks.gap, decisions.processor)]
-        rows = []
-        for t in range(STEPS):
-            network, deadline, gap, chosen = (column[t].item() for column in columns)
-            rows.append(simulator.run(jax.tree.map(lambda x, t=t: x[t], offers), network, deadline, gap, chosen))
-        runs.append((simulator, {name: np.array([row[name] for row in rows]) for name in rows[0]}))
-    return runs
+def rolled_governed(platform, roll):
+    return roll_three(governed(platform), roll, governed_tasks)
 
 
-def test_the_sequences_contain_everything_that_can_happen(simulated):
-    events = {name: sum(simulator.events[name] for simulator, _ in simulated) for name in simulated[0][0].events}
-    assert all(count >= 5 for count in events.values()), events
+@pytest.fixture(params=["plain", "governed"])
+def runs(request):
+    """Without and with clocks, refreshes and throttling."""
+    return request.getfixturevalue("rolled" if request.param == "plain" else "rolled_governed")
 
 
-def test_outcomes_equal_the_simulators(rolled, simulated):
-    outcomes = rolled[3][1]
-    for i, (_, expected) in enumerate(simulated):
-        for name in ("missed", "failed", "written"):
+def test_the_sequences_contain_everything_that_can_happen(runs):
+    events = {name: sum(simulator.events[name] for simulator, _ in runs[3]) for name in runs[3][0][0].events}
+    assert all(count >= 4 for count in events.values()), events
+
+
+def test_the_governed_sequences_use_every_governor(rolled_governed):
+    governed = {
+        name: sum(simulator.governed[name] for simulator, _ in rolled_governed[3]) for name in rolled_governed[3][0][0].governed
+    }
+    assert all(count >= 20 for count in governed.values()), governed
+
+
+def test_outcomes_equal_the_simulators(runs):
+    outcomes = runs[2]
+    for i, (_, expected) in enumerate(runs[3]):
+        for name in ("missed", "failed", "written", "throttled"):
             np.testing.assert_array_equal(getattr(outcomes, name)[i], expected[name], err_msg=name)
         for name in ("latency", "energy", "power", "wear", "peak_temperature", "deadline_margin", "retention_margin"):
             got = np.asarray(getattr(outcomes, name)[i], np.float64)
@@ -282,15 +394,17 @@ def test_outcomes_equal_the_simulators(rolled, simulated):
             np.testing.assert_allclose(got, expected[name], rtol=tol(2e-4, 1e-8), atol=atol, err_msg=name)
 
 
-def test_states_equal_the_simulators(platform, rolled, simulated):
-    finals = rolled[3][0]
-    for i, (simulator, _) in enumerate(simulated):
+def test_states_equal_the_simulators(platform, runs):
+    finals = runs[1]
+    for i, (simulator, _) in enumerate(runs[3]):
         final: PlatformState = jax.tree.map(lambda x, i=i: x[i], finals)
         np.testing.assert_allclose(final.theta, simulator.theta, rtol=tol(1e-4, 1e-8))
         np.testing.assert_allclose(final.temperature, simulator.ambient + simulator.theta[:3], rtol=tol(1e-5, 1e-9))
         queues = [(sum(s for s, _ in work), sum(e for _, e in work)) for work in simulator.work]
         np.testing.assert_allclose(final.backlog, [s for s, _ in queues], rtol=tol(2e-4, 1e-8), atol=tol(1e-4, 1e-9))
         np.testing.assert_allclose(final.pending, [e for _, e in queues], rtol=tol(2e-4, 1e-8), atol=tol(1e-3, 1e-9))
+        if final.voltage is not None:
+            np.testing.assert_allclose(final.voltage, simulator.volts, rtol=tol(1e-4, 1e-8))
         idle = [
             0.0 if queue[0] else min(simulator.time - since, 1e3)
             for queue, since in zip(queues, simulator.idle_since, strict=True)
@@ -501,7 +615,7 @@ def test_the_least_recently_used_weights_go_first(platform, roll):
     (count, steps), networks = BATCH, NETWORKS
     memory = rng.choice([0.25, 0.5, 0.3, 0.2, 1.0, 0.75], (count, networks))  # exact quarters too: four of them just fit
     network = rng.integers(0, networks, (count, steps))
-    columns = {name: np.zeros((count, steps, 3)) for name in Offer._fields}
+    columns = {name: np.zeros((count, steps, 3)) for name in Offer._fields[:7]}
     columns["memory"][:, :, 2] = np.take_along_axis(memory, network, 1)
     columns["latency"][:] = 1e-3
     tasks = Task(Offer(**{k: jnp.asarray(v, float) for k, v in columns.items()}), jnp.asarray(network),
@@ -609,6 +723,231 @@ def test_hotter_means_more_leakage_shorter_retention_and_more_wear(platform):
     assert (np.diff(outcome.retention_margin) < 0).all()
     assert (np.diff(outcome.wear) > 0).all()
     assert (np.diff(after.cells["pim"].log_hazard[:, 0]) > 0).all()
+
+
+# Clocks, throttling, refreshing ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hot(platform) -> Platform:
+    return governed(platform)
+
+
+def test_half_speed_by_hand(platform):
+    # alpha 1: f ~ 1 - V_th / V. With V_th 0.5 V and 1 V nominal, half the clock needs 1 - 0.5 / V = 0.25: V = 2/3
+    law = VoltageScaling(threshold=0.5, alpha=1.0, voltage_lo=0.52)
+    clocked = dataclasses.replace(platform, clocks={"ram": ClockDomain(law, 0.1)})
+    task = one_task(clocked, latency=0.2, clocked=0.15, energy=3.0, stalled=0.4, programming=0.6)
+    quoted = quote(clocked, clocked.initial_state(320.0), task, 0.5)
+    np.testing.assert_allclose(quoted.voltage, [1.0, 1.0, 2 / 3], rtol=1e-5)
+    # 0.05 + 0.15 / 0.5 = 0.35 s; 0.6 + 4/9 (2.4 - 0.4 / 2) = 1.5778 J. `cpu` and `pim` have no clocks, and wake first
+    np.testing.assert_allclose(quoted.latency, [0.2 + 0.03, 0.2 + 0.01, 0.35], rtol=1e-5)
+    np.testing.assert_allclose(quoted.energy, [3.2, 3.05, 1.577778], rtol=1e-5)
+    slower = quote(clocked, clocked.initial_state(320.0), task, jnp.asarray(0.01))  # clipped to its slowest, 0.1
+    assert float(slower.latency[2]) == pytest.approx(0.05 + 1.5, rel=1e-5)
+
+
+def test_leakage_follows_the_supply_of_the_queued_work(platform):
+    law = VoltageScaling(threshold=0.5, alpha=1.0, voltage_lo=0.52)
+    clocked = dataclasses.replace(steady(platform), clocks={"cpu": ClockDomain(law, 0.1)})
+    state = clocked.initial_state(320.0)
+    task = one_task(clocked, gap=0.1, latency=1.0)
+    slow = Decision(jnp.asarray(0), jnp.asarray(0.5))
+    state, first = advance(clocked, state, task, slow)
+    state, second = advance(clocked, state, task, on(0))
+    # 0.03 s of waking and 1.0 s at half speed: 2.03 s at 2/3; then 1.93 s are left, and 1.0 s at 1 joins
+    np.testing.assert_allclose(state.voltage, [(1.93 * 2 / 3 + 1.0) / 2.93, 1.0, 1.0], rtol=1e-5)
+    # the CPU leaks 0.5 W at nominal supply, and is awake; the two chips leak alike in both steps
+    difference = 0.5 * 0.1 * (float(state.voltage[0]) - 2 / 3)
+    assert float(second.energy - first.energy) == pytest.approx(difference - 0.2, abs=tol(1e-5, 1e-9))  # 0.2 J of waking
+
+
+def test_what_is_switched_on_but_not_used_changes_nothing(platform, roll, rolled):
+    tasks, finals, outcomes, _ = rolled
+    limit = ThermalLimit(lowest=1.0, critical=700.0)
+    idle = dataclasses.replace(platform, clocks={"cpu": ClockDomain()}, limit=limit)
+    states = jax.tree.map(lambda *x: jnp.stack(x), *[idle.initial_state(ambient, NETWORKS) for ambient in AMBIENTS])
+    decisions = jax.tree.map(lambda *x: jnp.stack(x), *[random_tasks(seed, STEPS, busy)[1] for seed, busy in enumerate(BUSY)])
+    nominal = decisions._replace(speed=jnp.ones((3, STEPS)), refresh=jnp.full((3, STEPS), -1))
+    other_finals, other_outcomes = roll(idle, states, tasks, nominal)
+    for ours, theirs in zip(
+        jax.tree.leaves((other_finals._replace(voltage=None), other_outcomes)), jax.tree.leaves((finals, outcomes)), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, rtol=tol(1e-4, 1e-10), atol=tol(1e-4, 1e-10))
+    np.testing.assert_allclose(other_finals.voltage, 1.0, rtol=1e-5)
+    assert not np.any(other_outcomes.throttled) and not np.any(other_outcomes.tripped)
+
+
+def test_a_slower_clock_never_costs_more_energy_and_never_less_time(hot):
+    tasks, _ = governed_tasks(3, 200, 1.0)
+    state = hot.initial_state(350.0, NETWORKS)
+    speeds = jnp.linspace(0.05, 1.0, 60)
+    quoted = jax.jit(jax.vmap(lambda task: jax.vmap(lambda s: quote(hot, state, task, s))(speeds)))(tasks)
+    scale = np.asarray(quoted.energy[:, -1:])
+    assert (np.diff(quoted.energy, axis=1) >= -tol(3e-6, 1e-12) * scale).all()
+    assert (np.diff(quoted.latency, axis=1) <= tol(1e-5, 1e-12)).all()
+    assert (np.diff(quoted.voltage, axis=1) >= -tol(1e-6, 1e-12)).all()
+    np.testing.assert_allclose(quoted.energy[:, -1], jax.vmap(lambda task: quote(hot, state, task))(tasks).energy, rtol=1e-5)
+
+
+def test_energy_is_conserved_with_clocks_refreshes_and_throttling(rolled_governed):
+    tasks, finals, outcomes, _ = rolled_governed
+    booked = np.sum(np.asarray(outcomes.energy, np.float64), -1)
+    flowed = np.sum(np.asarray(outcomes.power, np.float64) * np.asarray(tasks.gap, np.float64), -1)
+    np.testing.assert_allclose(booked, flowed + np.sum(np.asarray(finals.pending, np.float64), -1), rtol=tol(3e-6, 1e-12))
+
+
+@pytest.mark.parametrize("name", list_clocks())
+def test_offers_know_slow_clocks(name):
+    # exact at both ends of the range of clocks; between them latency is an upper bound, within a few per cent
+    edge = load_platform("edge")
+    names = {"stm32l4r5": "cpu", "edge-gpu": "gpu", "edge-pim": "pim"}
+    clocked = dataclasses.replace(edge, clocks={names[name]: load_clock(name)})
+    domain, i, state = load_clock(name), edge.names.index(names[name]), clocked.initial_state()
+    slowest = float(domain.slowest)
+    task = make_task(clocked, slow_table(), deadline=1.0, gap=1.0)
+    rested = state._replace(idle=jnp.zeros(3))  # awake, so that nothing but the run is quoted
+    for speed in (slowest, 0.8, 1.0):
+        quoted = quote(
+            clocked,
+            rested,
+            task._replace(offer=task.offer._replace(write_latency=jnp.zeros(3), write_energy=jnp.zeros(3))),
+            speed,
+        )
+        volts = float(domain.voltage(speed))
+        cost = estimate(edge.processors[names[name]], slow_table(), Conditions(frequency=speed, voltage=volts))
+        ratio = float(quoted.latency[i] / cost.latency)
+        assert 1 - tol(1e-5, 1e-9) <= ratio <= (1.03 if speed == 0.8 else 1 + tol(1e-5, 1e-9))
+        np.testing.assert_allclose(quoted.energy[i], cost.dynamic_energy, rtol=1e-2 if speed == 0.8 else tol(1e-4, 1e-9))
+
+
+def test_stm32_voltages_are_those_of_its_manual():
+    domain = load_clock("stm32l4r5")
+    # RM0432: 120 MHz at 1.28 V, 26 MHz at 1.0 V; between them 80 MHz are allowed at 1.2 V, and the law asks for less
+    assert float(domain.voltage(1.0)) == pytest.approx(1.0, rel=1e-5)
+    assert float(domain.voltage(26 / 120)) * 1.28 == pytest.approx(1.0, rel=2e-3)
+    assert 1.1 < float(domain.voltage(80 / 120)) * 1.28 < 1.2
+
+
+def test_gradients_in_the_clock_equal_central_differences(platform):
+    with jax.enable_x64(True):
+        hot = governed(hot_platform())
+        tasks, decisions = governed_tasks(2, 12, 1.0)
+
+        def objective(speed):
+            start = hot.initial_state(386.0, NETWORKS)
+            final, outcomes = rollout(hot, start, tasks, decisions._replace(speed=speed, refresh=None))
+            return jnp.log(jnp.sum(outcomes.energy)) + 0.3 * jnp.sum(outcomes.latency) + 0.01 * jnp.sum(final.theta)
+
+        speed = jnp.linspace(0.62, 0.97, 12)
+        slope = jax.jit(jax.grad(objective), compiler_options=QUICK)
+        slopes, shifts = np.asarray(slope(speed)), 1e-6 * jnp.eye(12)
+        up, down = jax.jit(jax.vmap(objective), compiler_options=QUICK)(speed + jnp.concatenate([shifts, -shifts])).reshape(2, 12)
+        np.testing.assert_allclose(slopes, (up - down) / 2e-6, rtol=1e-4, atol=1e-7)
+        on_clocks = np.asarray(decisions.processor) < 2  # `ram` has none
+        assert (np.abs(slopes[on_clocks]) > 1e-4).all() and (slopes[~on_clocks] == 0).all()
+        assert np.isfinite(slope(jnp.concatenate([jnp.asarray([1e-3, 0.2, 0.5, 1.0, 1.5]), speed[5:]]))).all()
+
+
+def test_throttling_by_hand(platform):
+    limited = dataclasses.replace(platform, limit=ThermalLimit(temperature=390.0, width=20.0, lowest=0.2, critical=450.0))
+    # 395 K: 1 - 0.8 x 5 / 20 = 0.8. The CPU needs 0.03 s to wake and 0.37 s to run: 0.4 / 0.8 = 0.5 s
+    state = limited.initial_state(395.0)
+    task = one_task(limited, gap=0.25, latency=0.37, energy=3.8)
+    np.testing.assert_allclose(quote(limited, state, task).pace, 0.8, rtol=1e-5)
+    after, outcome = advance(limited, state, task, on(0))
+    assert float(outcome.latency) == pytest.approx(0.5, rel=1e-5) and float(outcome.throttled) == 1
+    # half of it is done by the next arrival: 0.2 s and 2 J of 0.4 s and 4 J are left
+    np.testing.assert_allclose([after.backlog[0], after.pending[0]], [0.2, 2.0], rtol=1e-5)
+    for temperature, pace in ((389.0, 1.0), (400.0, 0.6), (410.0, 0.2), (440.0, 0.2)):
+        assert float(limited.limit.pace(jnp.asarray(temperature))) == pytest.approx(pace, rel=1e-5)
+
+
+def test_throttling_cools_an_overloaded_platform(platform, roll):
+    # leakage does not depend on temperature or sleep here: what throttling changes is when switching heat comes
+    even = replace(steady(platform), {f"processors.{name}.sleep_fraction": 1.0 for name in platform.names})
+    count, steps = BATCH
+    sequences = [random_tasks(seed, steps, busy) for seed, busy in zip(range(count), np.geomspace(0.5, 5, count), strict=True)]
+    tasks, decisions = (jax.tree.map(lambda *x: jnp.stack(x), *columns) for columns in zip(*sequences, strict=True))
+    states = jax.vmap(lambda ambient: even.initial_state(ambient, NETWORKS))(jnp.linspace(340.0, 380.0, count))
+    limited = dataclasses.replace(even, limit=ThermalLimit(temperature=375.0, width=10.0))
+    (_, free), (_, kept) = roll(even, states, tasks, decisions), roll(limited, states, tasks, decisions)
+    throttled = np.asarray(kept.throttled).mean(axis=1) > 0.05
+    assert throttled.sum() > count // 2
+    free_peak, kept_peak = (np.asarray(o.peak_temperature).max(axis=1) for o in (free, kept))
+    assert (kept_peak <= free_peak + 1e-2).all()  # never beyond
+    assert (free_peak - kept_peak)[throttled].mean() > 1.0
+    assert (np.asarray(kept.latency).sum(axis=1) >= np.asarray(free.latency).sum(axis=1) * (1 - 1e-5)).all()
+
+
+def test_a_critically_hot_platform_trips(platform):
+    limited = dataclasses.replace(platform, limit=ThermalLimit(temperature=360.0, critical=400.0))
+    for ambient, tripped in ((399.0, 0.0), (401.0, 1.0)):
+        _, outcome = advance(limited, limited.initial_state(ambient), one_task(limited, gap=1e-3), on(2))
+        assert float(outcome.tripped) == tripped
+
+
+def resident(platform, state, **memory):
+    """`state` with networks 0 and 1 on the chips named, aged to a tenth of the hazard budget."""
+    cells = dict(state.cells)
+    for name, share in memory.items():
+        cells[name] = cells[name]._replace(
+            resident=jnp.ones(2), memory=jnp.asarray(share), lost=LogTotal.start(jnp.full(2, math.log(0.1 * BUDGET)))
+        )
+    return state._replace(cells=cells)
+
+
+def test_a_refresh_resets_what_is_lost_and_costs_what_writing_costs(platform):
+    state = resident(platform, platform.initial_state(350.0, 2), ram=[0.25, 0.5])
+    after, taken = jax.jit(refresh_weights)(platform, state, 2)
+    chip = platform.chip("ram")
+    # 0.75 of 12 x 8 arrays of 128 x 128 cells, 8.52 pulses each, 168 arrays at once
+    pulses = 0.75 * 12 * 8 * 128 * 8.52
+    seconds = pulses * (float(chip.cell.write_time) + float(chip.verify_time)) / 168
+    assert float(taken.latency) == pytest.approx(seconds, rel=1e-5)
+    assert float(taken.energy) == pytest.approx(pulses * 128 * float(chip.cell.write_energy), rel=1e-5)
+    assert float(taken.wear) == pytest.approx(0.75 * life_per_write(chip.cell, 350.0), rel=1e-4)
+    assert float(after.cells["ram"].wear.damage) == pytest.approx(float(taken.wear), rel=1e-6)
+    np.testing.assert_array_equal(after.cells["ram"].log_hazard, JUST_WRITTEN)
+    np.testing.assert_allclose([after.backlog[2], after.pending[2]], [taken.latency, taken.energy], rtol=1e-6)
+    # a task that goes there waits for it; the weights it finds are fresh
+    task = one_task(platform, gap=0.1, latency=0.01, memory=0.25)
+    _, waited = advance(platform, state, task, on(2)._replace(refresh=jnp.asarray(2)))
+    assert float(waited.latency) == pytest.approx(0.01 + seconds, rel=1e-4) and float(waited.written) == 0
+    assert float(waited.wear) == pytest.approx(float(taken.wear), rel=1e-6)
+    _, plain = advance(platform, state, task, on(2)._replace(refresh=jnp.asarray(-1)))
+    assert float(plain.latency) == pytest.approx(0.01, rel=1e-4) and float(plain.wear) == 0
+    assert float(waited.retention_margin) > float(plain.retention_margin) + 2
+
+
+def test_a_refresh_of_nothing_is_free(platform):
+    state = resident(platform, platform.initial_state(350.0, 2), pim=[0.25, 0.5])
+    for index in (-1, 0, 2, 3):  # none, a CPU, an empty chip, beyond
+        after, taken = refresh_weights(platform, state, jnp.asarray(index))
+        assert [float(x) for x in taken] == [0, 0, 0]
+        for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(state), strict=True):
+            np.testing.assert_array_equal(a, b)
+    after, taken = refresh_weights(platform, state, jnp.asarray(1))  # asleep: it wakes for it, once
+    task = one_task(platform, gap=0.1, latency=0.01, memory=0.25)
+    assert float(taken.latency) > 0.01 and float(quote(platform, after, task).service[1]) == pytest.approx(0.01, rel=1e-5)
+
+
+def test_refreshes_do_not_depend_on_their_order(platform):
+    state = resident(platform, platform.initial_state(350.0, 2), pim=[0.3, 0.5], ram=[0.25, 0.5])
+    for first, second in ((1, 2), (2, 1)):
+        after, _ = refresh_weights(platform, refresh_weights(platform, state, first)[0], second)
+        if first == 1:
+            expected = after
+    for a, b in zip(jax.tree.leaves(after), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_other_surroundings_change_no_temperature(platform):
+    state = platform.initial_state(330.0, 2)._replace(theta=jnp.asarray([20.0, 12.0, 9.0, 6.0, 3.0]))
+    moved = state.with_ambient(310.0)
+    assert float(moved.ambient) == 310.0
+    np.testing.assert_allclose(moved.temperature, state.temperature, rtol=1e-6)
+    np.testing.assert_allclose(moved.theta, [40.0, 32.0, 29.0, 26.0, 23.0], rtol=1e-6)
 
 
 # Gradients ------------------------------------------------------------------------------------------------------------
@@ -728,6 +1067,28 @@ def test_platforms_that_do_not_fit_together_are_refused():
         load_platform("egde")
     with pytest.raises(ValueError, match=r"^a platform needs at least one workload, got 0$"):
         make_offers(load_platform("edge"), [])
+
+
+def test_decisions_outside_their_range_are_refused(platform, hot):
+    state, task = hot.initial_state(350.0), one_task(hot)
+    for speed, message in ((0.0, "decision.speed = 0"), (1.2, "decision.speed = 1.2"), (float("nan"), "decision.speed = nan")):
+        with pytest.raises(ValueError, match=re.escape(f"{message} of nominal is outside its range (0, 1]")):
+            step(hot, state, task, Decision(jnp.asarray(0), speed))
+    with pytest.raises(ValueError, match=r"^decision.refresh = 3 is outside its range \[-1, 2\]$"):
+        step(hot, state, task, Decision(jnp.asarray(0), refresh=3))
+    with pytest.raises(ValueError, match=r"^decision.speed is given, but the platform has no clock domains \(Platform.clocks\)$"):
+        step(platform, platform.initial_state(350.0), task, Decision(jnp.asarray(0), 0.5))
+
+
+def test_governors_that_do_not_fit_are_refused(platform):
+    with pytest.raises(ValueError, match=r"^Platform.clocks\['npu'\] belongs to no processor; processors: cpu, pim, ram$"):
+        dataclasses.replace(platform, clocks={"npu": ClockDomain()})
+    with pytest.raises(ValueError, match=r"^ThermalLimit.critical = 350 K must exceed temperature = 360 K$"):
+        ThermalLimit(temperature=360.0, critical=350.0)
+    with pytest.raises(ValueError, match=r"^ClockDomain.scaling: voltage_ref = 1 V is outside its range \[0.6, 0.9\] V$"):
+        ClockDomain(VoltageScaling(voltage_hi=0.9))
+    with pytest.raises(ValueError, match=r"^unknown clock domain 'stm32'; close: stm32l4r5$"):
+        load_clock("stm32")
 
 
 def test_offers_are_the_costs_of_resident_weights_and_of_writing_them():

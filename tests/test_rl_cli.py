@@ -9,7 +9,9 @@ import pytest
 
 import rl.cli
 
-SMALL = ["--steps", "6000", "--seeds", "1", "--episodes", "4", "--networks", "resnet8,fc-autoencoder"]
+NETWORKS = ["--networks", "resnet8,fc-autoencoder"]
+SMALL = ["--steps", "6000", "--seeds", "1", "--episodes", "4", *NETWORKS]
+TINY = ["--set", "batch_size=16", "--set", "learning_starts=100", "--set", "hidden=(8,)", "--set", "buffer_size=1000"]
 
 
 class Result(NamedTuple):
@@ -54,7 +56,7 @@ def test_as_a_program(tmp_path):
 def test_help_shows_an_example_for_every_command(tempo):
     overview = tempo("--help")
     assert overview.returncode == 0
-    for command in ("profile", "cost", "sweep", "sensitivity", "train", "evaluate", "study"):
+    for command in ("profile", "cost", "sweep", "sensitivity", "train", "evaluate", "route", "study"):
         assert command in overview.stdout
         shown = tempo(command, "--help")
         assert shown.returncode == 0 and f"Example: tempo {command}" in shown.stdout and "--json" in shown.stdout
@@ -127,6 +129,20 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["profile"], "Missing argument 'network'"),
         (["profil"], "No such command 'profil'"),
         (["evaluate", "--episodes", "0"], "episodes = 0 is outside its range"),
+        (["evaluate", "--agents", ","], "--agents ',' names no checkpoint"),
+        (["evaluate", "--agents", "a.npz,a.npz"], "a.npz is named twice"),
+        (["train", "--algorithm", "ddqn"], "unknown algorithm 'ddqn'; close: dqn"),
+        (["train", "--set", "batchsize=3"], "unknown setting 'batchsize'; close: batch_size"),
+        (["train", "--set", "batch_size"], "--set 'batch_size' is not name=value"),
+        (["train", "--set", "batch_size=0"], "batch_size = 0 must be an integer in"),
+        (["train", "--set", "gamma=1", "--set", "gamma=0.9"], "--set names 'gamma' twice"),
+        (["train", "--steps", "12345"], "total_steps = 12345 must be a multiple of"),
+        (["study", "--algorithms", "dqn,ppo"], "unknown algorithm 'ppo'"),
+        (["route", "resnet9"], "unknown network 'resnet9'; close: resnet8"),
+        (["route", "resnet8", "--temperature", "-300"], "--temperature = -300 C is outside its range [-73.15, 226.85] C"),
+        (["route", "resnet8", "--deadline", "0"], "--deadline (s) = 0.0 must be a number in (0, 1e+06]"),
+        (["route", "resnet8", "--load", "-1"], "--load (s) = -1.0 must be a number in [0, 1e+06]"),
+        (["route", "resnet8", "--agent", "/nowhere/a.npz"], "/nowhere/a.npz"),
     ],
 )
 def test_bad_input_is_one_line(tempo, arguments, expected):
@@ -141,3 +157,59 @@ def test_unusable_files_are_one_line(tempo, tmp_path):
     assert "foreign.npz" in one_line(tempo("evaluate", str(tmp_path / "foreign.npz"), "--episodes", "2"))
     assert "missing.npz" in one_line(tempo("evaluate", str(tmp_path / "missing.npz"), "--episodes", "2"))
     assert (tmp_path / "a-file").read_text() == "x"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Checkpoints of two seeds of a tiny DQN, and the log of the first."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patched:
+        for seed in ("0", "1"):
+            log = ["--log", str(folder / "log")] if seed == "0" else []
+            arguments = ["train", "--steps", "6000", *TINY, *NETWORKS, *log, "--seed", seed, "--out", str(folder / f"{seed}.npz")]
+            patched.setattr(sys, "argv", ["tempo", *arguments, "--json"])
+            with pytest.raises(SystemExit) as ended:
+                rl.cli.main()
+            assert not ended.value.code
+    return folder
+
+
+def test_train_writes_a_checkpoint_and_a_log(trained):
+    header, *rows = (trained / "log" / "metrics.csv").read_text().splitlines()
+    assert header.startswith("env_steps,episodes,episode_return") and [row.split(",")[0] for row in rows] == [
+        "2000",
+        "4000",
+        "6000",
+    ]
+    assert (trained / "log" / "events.out.tfevents").stat().st_size > 100
+
+
+@pytest.mark.slow
+def test_evaluate_compares_agents_rules_and_the_optimum(tempo, trained):
+    """Two checkpoints of equal settings are two runs of one agent."""
+    agents = f"{trained / '0.npz'},{trained / '1.npz'}"
+    result = tempo("evaluate", "--agents", agents, "--episodes", "4", *NETWORKS, "--json")
+    found = json.loads(result.stdout)
+    assert found["dqn"]["runs"] == 2 and found["optimal"]["runs"] == 1 and "gap" not in found["optimal"]
+    lo, hi = found["dqn"]["gap_interval"]
+    assert lo <= found["dqn"]["gap"] <= hi and 0 <= found["dqn"]["improvement"] <= 1
+    assert found["optimal"]["score_iqm"] == max(f["score_iqm"] for f in found.values())
+    rules = {"random", "always-cpu", "always-gpu", "always-pim", "threshold", "slack-greedy", "cost-greedy"}
+    assert set(found) == rules | {"dqn", "optimal"}
+
+
+def test_evaluate_prints_a_table(tempo, trained):
+    text = tempo("evaluate", str(trained / "0.npz"), "--no-optimum", "--episodes", "2", *NETWORKS).stdout
+    assert "slack-greedy (READYS baseline)" in text and "DQN" in text and "beats best rule" in text and "optimal" not in text
+
+
+def test_route_tells_target_reason_and_alternatives(tempo, trained):
+    value = json.loads(tempo("route", "resnet8", "--temperature", "45", *NETWORKS, "--json").stdout)
+    assert value["target"] == "pim" and [row["target"] for row in value["alternatives"]] == ["cpu", "gpu", "pim"]
+    assert "pim has the best reward" in value["reason"] and value["agent"] is None
+    rewards = {row["target"]: row["reward"] for row in value["alternatives"]}
+    assert value["margin"] == pytest.approx(rewards["pim"] - max(rewards["cpu"], rewards["gpu"]), rel=1e-5)
+    absent = json.loads(tempo("route", "resnet8", "--no-resident", *NETWORKS, "--json").stdout)
+    assert absent["alternatives"][2]["latency"] > value["alternatives"][2]["latency"]
+    text = tempo("route", "resnet8", "--agent", str(trained / "0.npz"), *NETWORKS).stdout
+    assert "retention margin" in text and "<- " in text and f"agent {trained / '0.npz'}" in text

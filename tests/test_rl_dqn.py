@@ -10,20 +10,15 @@ import optax
 import pytest
 
 from costmodel import load_platform
-from rl.agents.dqn import DQNConfig, TrainResult, greedy_policy, make_program, make_train
-from rl.agents.dqn_config import check_integer, check_real
-from rl.agents.networks import DuelingQNetwork, dueling_values
-from rl.agents.q_learning import (
-    Learner,
-    epsilon_at,
-    epsilon_greedy,
-    init_learner,
-    learn,
-    make_optimizer,
-    refreshed_target,
-    td_target,
-)
-from rl.agents.replay import Transition, empty_transition, make_replay
+from rl.agents.algorithm import action_space
+from rl.agents.config import check_integer, check_real
+from rl.agents.dqn import Learner, acting_values, init_learner, learn, make_network
+from rl.agents.dqn_config import DQNConfig
+from rl.agents.networks import DuelingQNetwork, NoisyDense, action_values, dueling_values
+from rl.agents.optimizers import make_optimizer
+from rl.agents.program import TrainResult, greedy_policy, make_program, make_train
+from rl.agents.q_learning import epsilon_at, epsilon_greedy, refreshed_target, td_target
+from rl.agents.replay import Transition, empty_transition, unpacked
 from rl.agents.training import load_agent, train, train_many
 from rl.checkpoints import CheckpointError
 from rl.envs.routing import SchedulingEnv
@@ -127,28 +122,28 @@ def corridor_result() -> TrainResult:
 
 
 def test_double_target_is_the_hand_computed_one() -> None:
-    """Row 1: online prefers action 1, whose target value is 3: 1 + 0.9 * 3 = 3.7; the plain target takes max = 5: 5.5.
+    """State 1: online prefers action 1, whose target value is 3: 1 + 0.9 * 3 = 3.7; the plain target takes max = 5: 5.5.
 
-    Row 2 terminated: only its reward.
+    State 2 terminated: only its reward.
     """
-    reward, terminated = jnp.array([1.0, 2.0]), jnp.array([False, True])
-    online, target = jnp.array([[0.0, 1.0], [0.0, 1.0]]), jnp.array([[5.0, 3.0], [5.0, 3.0]])
-    np.testing.assert_allclose(td_target(reward, terminated, 0.9, online, target, True), [3.7, 2.0], rtol=1e-6)
-    np.testing.assert_allclose(td_target(reward, terminated, 0.9, online, target, False), [5.5, 2.0], rtol=1e-6)
+    reward, discount = jnp.array([1.0, 2.0]), jnp.array([0.9, 0.0])
+    online, target = jnp.array([[0.0, 0.0], [1.0, 1.0]]), jnp.array([[5.0, 5.0], [3.0, 3.0]])  # [action, state]
+    np.testing.assert_allclose(td_target(reward, discount, online, target), [3.7, 2.0], rtol=1e-6)
+    np.testing.assert_allclose(td_target(reward, discount, target, target), [5.5, 2.0], rtol=1e-6)
 
 
 def test_a_time_limit_is_stored_with_its_final_observation_and_keeps_the_bootstrap() -> None:
     """With epsilon 1 lanes run into both ends; the stored rows follow the corridor's rule, not the reset."""
     config = dataclasses.replace(SMALL, epsilon_end=1.0, total_steps=400)
     program = make_program(Corridor(), config)
-    buffer = jax.jit(lambda key: program.run(program.init(key), 1))(jax.random.key(0)).replay
-    ring = jax.tree.map(lambda leaf: leaf[0], buffer.experience)
+    state = jax.jit(lambda key: program.run(program.init(key), 1))(jax.random.key(0))
+    ring = unpacked(state.replay.table[:400], empty_transition(5, jnp.int32(0)))
     cell, following = np.argmax(ring.features, axis=1), np.argmax(ring.next_features, axis=1)
     np.testing.assert_array_equal(following, np.clip(cell + np.where(ring.action == 1, 1, -1), 0, 4))
-    np.testing.assert_array_equal(ring.terminated, following == 4)
+    np.testing.assert_array_equal(ring.discount, np.where(following == 4, 0, np.float32(0.9)))
     np.testing.assert_array_equal(ring.reward, (following == 4).astype(np.float32))
     starts = np.argmax(np.asarray(ring.features).reshape(-1, 4, 5), axis=2)  # [step, lane]
-    ended = np.asarray(ring.terminated).reshape(-1, 4)
+    ended = np.asarray(ring.discount == 0).reshape(-1, 4)
     jumped = starts[1:] != following.reshape(-1, 4)[:-1]
     assert (jumped & ~ended[:-1]).any()  # truncated: the next row begins elsewhere, and yet the bootstrap stays
 
@@ -159,15 +154,114 @@ def test_an_update_moves_values_towards_the_target_and_terminal_ones_towards_the
     network, optimizer = DuelingQNetwork(2, (8,)), make_optimizer(config)
     features = jnp.eye(2)
     batch = Transition(
-        features, jnp.zeros(2, jnp.int32), jnp.array([1.0, 0.0]), features[jnp.array([1, 0])], jnp.array([True, False])
+        features, jnp.zeros(2, jnp.int32), jnp.array([1.0, 0.0]), features[jnp.array([1, 0])], jnp.array([0.0, 0.5])
     )
     learner = init_learner(network, optimizer, jax.random.key(0), 2)
     # the greedy value of state 0 must be that of action 0, so that the fixed point is exact: push action 1 down
-    low = batch._replace(action=jnp.ones(2, jnp.int32), reward=jnp.full(2, -1.0), terminated=jnp.ones(2, bool))
+    low = batch._replace(action=jnp.ones(2, jnp.int32), reward=jnp.full(2, -1.0), discount=jnp.zeros(2))
     both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), batch, low)
-    learner = jax.lax.fori_loop(0, 2000, lambda _, state: learn(config, network, optimizer, state, both)[0], learner)
-    values = network.apply(learner.params, features)
-    np.testing.assert_allclose(values, [[1.0, -1.0], [0.5, -1.0]], atol=1e-3)
+    update = lambda _, state: learn(config, network, optimizer, state, both, jnp.ones(4), jax.random.key(0))[0]  # noqa: E731
+    learner = jax.lax.fori_loop(0, 2000, update, learner)
+    np.testing.assert_allclose(action_values(network, learner.params, features), [[1.0, -1.0], [0.5, -1.0]], atol=1e-3)
+
+
+def test_loss_weights_and_errors_of_one_update_are_the_hand_computed_ones() -> None:
+    """All weights of the network zero but the head's biases (1, 2): Q = (1, 2) in every state, online and target.
+
+    Taken values 1 and 2; targets 3 + 0.5 * 2 = 4 and 1 (terminated): errors -3 and 1; with weights (1, 0.5) the loss is
+    (9 / 2 + 0.5 * 1 / 2) / 2 = 2.375, the mean value 1.5.
+    """
+    config = DQNConfig(hidden=(3,), dueling=False)
+    network, optimizer = make_network(config, 2), make_optimizer(config)
+    learner = init_learner(network, optimizer, jax.random.key(0), 2)
+    params = jax.tree.map(jnp.zeros_like, learner.params)
+    params["params"]["head"]["bias"] = jnp.array([[1.0], [2.0]])
+    learner = learner._replace(params=params, target_params=params)
+    batch = Transition(jnp.eye(2), jnp.array([0, 1], jnp.int32), jnp.array([3.0, 1.0]), jnp.eye(2), jnp.array([0.5, 0.0]))
+    _, report = learn(config, network, optimizer, learner, batch, jnp.array([1.0, 0.5]), jax.random.key(0))
+    np.testing.assert_allclose(report.td_error, [-3.0, 1.0])
+    np.testing.assert_allclose([report.loss, report.mean_q], [2.375, 1.5])
+
+
+@pytest.mark.parametrize("double", [False, True])
+def test_the_double_switch_decides_who_chooses(double: bool) -> None:
+    """Online biases (0, 1), target biases (5, 3): the error of action 0 is 0 - (1 + 0.9 * 3) or 0 - (1 + 0.9 * 5)."""
+    config = DQNConfig(hidden=(3,), dueling=False, double=double)
+    network, optimizer = make_network(config, 2), make_optimizer(config)
+    learner = init_learner(network, optimizer, jax.random.key(0), 1)
+    online, target = jax.tree.map(jnp.zeros_like, learner.params), jax.tree.map(jnp.zeros_like, learner.params)
+    online["params"]["head"]["bias"], target["params"]["head"]["bias"] = jnp.array([[0.0], [1.0]]), jnp.array([[5.0], [3.0]])
+    learner = learner._replace(params=online, target_params=target)
+    batch = Transition(jnp.ones((1, 1)), jnp.zeros(1, jnp.int32), jnp.ones(1), jnp.ones((1, 1)), jnp.full(1, 0.9))
+    report = learn(config, network, optimizer, learner, batch, jnp.ones(1), jax.random.key(0))[1]
+    np.testing.assert_allclose(report.td_error, [-3.7 if double else -5.5], rtol=1e-6)
+
+
+# Noisy layers.
+
+
+def test_noise_of_a_layer_has_the_factorised_law(getkey: Any) -> None:
+    """With mu = 0 and sigma = s: b = s f(e), E b^2 = s^2 E|e| = s^2 sqrt(2 / pi); W = s f(e) f(e'), E W^2 = s^2 2 / pi."""
+    layer = NoisyDense(width=3, noise_scale=0.5)
+    params = layer.init(getkey(), jnp.zeros((4, 1)))
+    for name in ("kernel", "bias"):
+        assert np.abs(params["params"][name]).max() <= 0.5  # 1 / sqrt 4
+        np.testing.assert_array_equal(params["params"][f"{name}_sigma"], 0.25)  # 0.5 / sqrt 4
+    silent = jax.tree.map(lambda leaf: leaf, params)
+    silent["params"] |= {"kernel": jnp.zeros((3, 4)), "bias": jnp.zeros((3, 1))}
+    keys = jax.random.split(getkey(), 20_000)
+    bias = jax.vmap(lambda key: layer.apply(silent, jnp.zeros((4, 1)), key))(keys)
+    kernel = jax.vmap(lambda key: layer.apply(silent, jnp.eye(4), key))(keys) - bias
+    for change in (bias, kernel):
+        np.testing.assert_allclose(np.mean(change, axis=0), 0.0, atol=0.012)  # over 5 standard deviations
+    np.testing.assert_allclose(np.mean(bias**2, axis=0), 0.25**2 * np.sqrt(2 / np.pi), rtol=0.04)
+    np.testing.assert_allclose(np.mean(kernel**2, axis=0), 0.25**2 * 2 / np.pi, rtol=0.06)
+
+
+def test_a_layer_without_a_key_has_its_mean_and_with_one_a_rank_one_change(getkey: Any) -> None:
+    layer = NoisyDense(width=3, noise_scale=0.5)
+    params = layer.init(getkey(), jnp.zeros((4, 1)))
+    mean, key = layer.apply(params, jnp.eye(4)), getkey()
+    inner = params["params"]
+    np.testing.assert_allclose(mean, inner["kernel"] + inner["bias"], rtol=1e-6)
+    bias_change = layer.apply(params, jnp.zeros((4, 1)), key) - inner["bias"]
+    change = layer.apply(params, jnp.eye(4), key) - mean - bias_change
+    assert np.linalg.matrix_rank(np.asarray(change), tol=1e-5) == 1
+    noise = jax.random.normal(key, (7,), jnp.float32)
+    root = np.sign(noise) * np.sqrt(np.abs(noise))
+    np.testing.assert_allclose(change, 0.25 * np.outer(root[:3], root[3:]), atol=1e-6)
+    np.testing.assert_allclose(bias_change[:, 0], 0.25 * root[:3], atol=1e-6)
+
+
+def test_noisy_agents_act_with_noise_of_their_own_in_every_lane_and_are_judged_without(getkey: Any) -> None:
+    config = DQNConfig(hidden=(16,), noisy=True, epsilon_start=0.0, epsilon_end=0.0)
+    network = make_network(config, 3)
+    params = network.init(getkey(), jnp.zeros((2, 1)))
+    same_state = jnp.ones((50, 2))
+    acted = acting_values(config, network, params, same_state, getkey())
+    assert len(np.unique(np.asarray(acted[:, 0]))) == 50
+    quiet = acting_values(dataclasses.replace(config, noisy=False), network, params, same_state, getkey())
+    np.testing.assert_array_equal(quiet, jnp.broadcast_to(quiet[0], quiet.shape))
+    result = jax.jit(make_train(Corridor(), dataclasses.replace(SMALL, noisy=True, epsilon_start=0.0, epsilon_end=0.0)))
+    trained = result(jax.random.key(0))
+    policy = trained.policy()
+    np.testing.assert_array_equal(jax.vmap(policy)(jnp.eye(5)[:4]), 1)
+    sigma = trained.params["params"]["head"]["kernel_sigma"]
+    assert np.std(np.asarray(sigma)) > 1e-4  # the noise is learned too
+
+
+def test_the_three_noises_of_an_update_are_independent(monkeypatch: pytest.MonkeyPatch) -> None:
+    config, seen = DQNConfig(hidden=(4,), noisy=True), []
+    network, optimizer = make_network(config, 2), make_optimizer(config)
+    learner = init_learner(network, optimizer, jax.random.key(0), 2)
+    batch = Transition(jnp.eye(2), jnp.zeros(2, jnp.int32), jnp.ones(2), jnp.eye(2), jnp.ones(2))
+    import rl.agents.dqn as dqn
+
+    original = dqn.column_values
+    record = lambda network, params, columns, key: seen.append(key) or original(network, params, columns, key)  # noqa: E731
+    monkeypatch.setattr(dqn, "column_values", record)
+    learn(config, network, optimizer, learner, batch, jnp.ones(2), jax.random.key(1))
+    assert len({tuple(np.asarray(jax.random.key_data(key)).tolist()) for key in seen}) == 3
 
 
 def test_target_is_copied_on_time_or_drawn_along() -> None:
@@ -183,9 +277,9 @@ def test_target_of_a_learner_lags_until_the_copy() -> None:
     config = DQNConfig(hidden=(4,), target_update_every=3)
     network, optimizer = DuelingQNetwork(2, (4,)), make_optimizer(config)
     learner = init_learner(network, optimizer, jax.random.key(0), 2)
-    batch = Transition(jnp.eye(2), jnp.array([0, 1], jnp.int32), jnp.ones(2), jnp.eye(2), jnp.zeros(2, bool))
+    batch = Transition(jnp.eye(2), jnp.array([0, 1], jnp.int32), jnp.ones(2), jnp.eye(2), jnp.full(2, 0.9))
     first = learner.params
-    step = jax.jit(lambda learner: learn(config, network, optimizer, learner, batch)[0])
+    step = jax.jit(lambda learner: learn(config, network, optimizer, learner, batch, jnp.ones(2), jax.random.key(0))[0])
     for update in range(1, 4):
         learner = step(learner)
         assert same(learner.target_params, first if update < 3 else learner.params)
@@ -208,9 +302,9 @@ def test_exploration_is_greedy_at_zero_and_uniform_at_one(getkey: Any) -> None:
 
 def test_dueling_head_has_the_value_as_its_mean(getkey: Any) -> None:
     """V = 2, A = (1, 3): mean A = 2, Q = (1, 3)."""
-    np.testing.assert_allclose(dueling_values(jnp.array([2.0]), jnp.array([1.0, 3.0])), [1.0, 3.0])
-    value, advantage = jax.random.normal(getkey(), (1000, 1)), jax.random.normal(getkey(), (1000, 5))
-    np.testing.assert_allclose(dueling_values(value, advantage).mean(-1), value[:, 0], atol=1e-6)
+    np.testing.assert_allclose(dueling_values(jnp.array([[2.0]]), jnp.array([[1.0], [3.0]]))[:, 0], [1.0, 3.0])
+    value, advantage = jax.random.normal(getkey(), (1, 1000)), jax.random.normal(getkey(), (5, 1000))
+    np.testing.assert_allclose(dueling_values(value, advantage).mean(0), value[0], atol=1e-6)
     np.testing.assert_allclose(dueling_values(value, advantage + 7.0), dueling_values(value, advantage), atol=2e-6)
 
 
@@ -227,31 +321,6 @@ def test_learning_rate_falls_with_updates_and_the_gradient_norm_is_clipped() -> 
     clipped = optax.tree_utils.tree_get(state, "mu")
     np.testing.assert_allclose(clipped / jnp.linalg.norm(clipped), [0.6, 0.8], rtol=1e-5)
     assert np.linalg.norm(clipped) < 10.0
-
-
-# Replay.
-
-
-def test_the_buffer_overwrites_the_oldest_and_draws_every_present_row(getkey: Any) -> None:
-    replay = make_replay(dataclasses.replace(SMALL, buffer_size=8, num_envs=2, batch_size=8, learning_starts=8))
-    state, add = replay.init(empty_transition(1)), jax.jit(replay.add)
-
-    def block(state: Any, number: int) -> Any:
-        values = 2 * number + jnp.arange(2, dtype=jnp.float32)
-        return add(state, Transition(values[:, None], jnp.zeros(2, jnp.int32), values, values[:, None], jnp.zeros(2, bool)))
-
-    def drawn(state: Any) -> Any:
-        batches = jax.vmap(lambda key: replay.sample(state, key).experience.reward)(jax.random.split(getkey(), 750))
-        return np.bincount(np.asarray(batches).ravel().astype(int))
-
-    for number in range(3):
-        state = block(state, number)
-    counts = drawn(state)
-    assert counts.size == 6 and abs(counts - 1000).max() < 130  # 6000 draws of 6 rows: 4.5 standard deviations
-    for number in range(3, 6):
-        state = block(state, number)
-    counts = drawn(state)
-    assert counts[:4].sum() == 0 and abs(counts[4:] - 750).max() < 120  # 8 rows remain, numbers 4 to 11
 
 
 # The program.
@@ -371,9 +440,13 @@ def test_the_policy_is_greedy_a_pytree_and_agrees_with_the_network(corridor_resu
     actions = jax.jit(lambda policy, states: jax.vmap(policy)(states))(policy, jnp.eye(5)[:4])
     assert actions.dtype == jnp.int32
     np.testing.assert_array_equal(actions, 1)  # to the goal
-    assert greedy_policy(SMALL, 2) is greedy_policy(SMALL, 2)  # so that a jitted evaluation is traced once
+    values = jax.vmap(corridor_result.values)(jnp.eye(5)[:4])
+    np.testing.assert_array_equal(np.argmax(values, axis=1), actions)
+    np.testing.assert_allclose(values[3, 1], 1.0, atol=0.05)  # one step before the reward of 1
+    space = action_space(Corridor(), None)
+    assert greedy_policy(SMALL, space) is greedy_policy(SMALL, action_space(Corridor(), None))  # traced once
     untrained = jax.tree.map(jnp.zeros_like, corridor_result.params)
-    assert greedy_policy(SMALL, 2)(untrained, jnp.zeros(5)) == 0  # a tie
+    assert greedy_policy(SMALL, space)(untrained, None, jnp.zeros(5)) == 0  # a tie
 
 
 def test_reward_scale_changes_what_is_learned_and_not_what_is_reported() -> None:

@@ -1,5 +1,8 @@
 """SchedulingEnv: gymnax 1.0 semantics, observations, rewards; nothing about cost is computed outside costmodel.step."""
 
+import dataclasses
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +11,8 @@ import pytest
 import costmodel
 import rl
 from costmodel.weights import JUST_WRITTEN
-from workloads import TaskStream, load
+from rl.envs.resets import restart_where
+from workloads import Burst, TaskStream, load
 
 
 @pytest.fixture(scope="module")
@@ -174,3 +178,195 @@ def test_offers_are_estimates(env):
             cost = costmodel.estimate(env.platform.processors[processor], load(name))
             assert float(env.offers.latency[row, column]) == pytest.approx(float(cost.latency), rel=1e-6)
             assert float(env.offers.energy[row, column]) == pytest.approx(float(cost.dynamic_energy), rel=1e-6)
+
+
+# What can be switched on ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def clocked():
+    """The edge platform with a clock domain for two of three processors, and a limit it can pass."""
+    clocks = {"cpu": costmodel.load_clock("stm32l4r5"), "gpu": costmodel.load_clock("edge-gpu")}
+    limit = costmodel.ThermalLimit(temperature=310.0, width=50.0, critical=372.0)
+    return dataclasses.replace(costmodel.load_platform("edge"), clocks=clocks, limit=limit)
+
+
+@pytest.fixture(scope="module")
+def full(clocked):
+    """Everything on: levels, refreshing, bursts, changing surroundings, limits."""
+    stream = TaskStream({"kws": "ds-cnn", "ad": "fc-autoencoder"}, burst=Burst())
+    trace = rl.AmbientTrace([0.0, 100.0, 250.0], [300.0, 365.0, 300.0])
+    return rl.SchedulingEnv(clocked, stream, levels=(0.5, 1.0, 0.75), refresh=True, ambient=trace)
+
+
+def test_actions_name_processor_level_and_refresh(clocked, full):
+    assert full.levels == (1.0, 0.75, 0.5) and full.num_actions == 18 == full.action_space().n
+    assert full.action_names[:4] == ("cpu", "gpu", "pim", "cpu at 0.75")
+    assert full.action_names[-1] == "pim at 0.5 after refreshing pim"
+    for action, (processor, speed, refresh) in {0: (0, 1.0, -1), 4: (1, 0.75, -1), 8: (2, 0.5, -1), 10: (1, 1.0, 2)}.items():
+        decision = full.decision(jnp.asarray(action))
+        assert (int(decision.processor), float(decision.speed), int(decision.refresh)) == (processor, speed, refresh)
+    slow = rl.SchedulingEnv(clocked, levels=(0.5,))
+    assert slow.action_names == ("cpu at 0.5", "gpu at 0.5", "pim at 0.5")
+
+
+def test_continuous_clocks_span_each_processors_own_range(clocked):
+    env = rl.SchedulingEnv(clocked, levels="continuous")
+    assert isinstance(env.action_space(), rl.Hybrid) and env.num_actions == 3
+    for choice, slowest in ((0, 26 / 120), (1, 0.25), (2, 1.0)):
+        for amount, share in ((-1.0, 0.0), (0.0, 0.5), (1.0, 1.0), (9.0, 1.0)):
+            decision = env.decision(rl.HybridAction(jnp.asarray(choice), jnp.asarray(amount)))
+            assert float(decision.speed) == pytest.approx(slowest + share * (1 - slowest), rel=1e-5)
+        assert float(env.decision(jnp.asarray(choice)).speed) == 1.0  # rules without an amount play too
+
+
+def test_the_default_environment_has_none_of_it(env, clocked, getkey):
+    decision = env.decision(jnp.asarray(1))
+    assert decision.speed is None and decision.refresh is None
+    _, state = env.reset(getkey())
+    assert state.bursting is None and state.clock is None and state.platform.voltage is None
+    assert env.action_names == env.platform.names == tuple(rl.SchedulingEnv(clocked).action_names)
+
+
+def test_everything_on_plays_and_observes(full, getkey):
+    observation, before, after, reward, terminated, _, info = play(full, getkey(), 600)
+    assert observation.shape == (600, len(full.observation_names)) and len(set(full.observation_names)) == observation.shape[1]
+    assert np.all(np.isfinite(observation)) and np.abs(observation).max() < 20 and np.all(np.isfinite(reward))
+    named = dict(zip(full.observation_names, np.asarray(observation).T, strict=True))
+    for entry in ("task came in a burst", "share of the time that the clock of gpu runs"):
+        assert np.ptp(named[entry]) > 0, entry
+    cells = after.platform.cells["pim"]
+    in_use = np.sum(np.asarray(cells.resident * cells.memory), axis=1)
+    np.testing.assert_allclose(named["share of pim that a refresh would write"], in_use, rtol=1e-5)
+    # a slower clock takes longer and less energy, where there are clocks
+    for name in ("cpu", "gpu"):
+        assert np.all(
+            named[f"ln(latency on {name} at 0.5 of its clock / deadline)"] >= named[f"ln(latency on {name} / deadline)"]
+        )
+        assert np.all(named[f"ln(energy on {name} at 0.5 of its clock / 10 mJ)"] <= named[f"ln(energy on {name} / 10 mJ)"] + 1e-6)
+    assert "ln(latency on pim at 0.5 of its clock / deadline)" not in named
+    # the second of (this task, the next one) becomes the first
+    going = ~np.asarray(terminated) & ~np.asarray(info["truncated"])
+    assert np.array_equal(np.asarray(after.bursting)[going, 0], np.asarray(before.bursting)[going, 1])
+    # surroundings follow the trace while an episode lasts
+    clock = np.asarray(after.clock.value, np.float64)
+    expected = np.interp(clock % 250.0, [0.0, 100.0, 250.0], [300.0, 365.0, 300.0])
+    np.testing.assert_allclose(after.platform.ambient, expected, atol=0.01)
+
+
+def test_rules_play_with_every_action(full, clocked, getkey):
+    for env in (full, rl.SchedulingEnv(clocked, levels="continuous")):
+        observation, state = env.reset(getkey())
+        for policy in rl.baselines(env).values():
+            after, outcome = env.step_env(getkey(), state, policy(getkey(), observation, state))
+            assert np.isfinite(float(outcome.energy)) and int(after.time) == 1
+
+
+def test_a_critically_hot_platform_ends_the_episode(clocked, getkey):
+    env = rl.SchedulingEnv(clocked)
+    _, state = env.reset(getkey())
+    hot = state._replace(platform=state.platform._replace(ambient=jnp.asarray(373.0)))
+    _, _, reward, terminated, _, info = env.step(getkey(), hot, jnp.asarray(0))
+    assert bool(terminated) and float(info["outcome"].tripped) == 1 and float(reward) < -env.default_params.end_of_life_penalty
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(levels="fine"), "levels = 'fine' must be numbers in (0, 1] or 'continuous'"),
+        (dict(levels=(0.5, 0.5)), "levels = (0.5, 0.5) must be different numbers in (0, 1]"),
+        (dict(levels=(0.0, 1.0)), "levels = (0.0, 1.0) must be different numbers in (0, 1]"),
+        (dict(levels=()), "levels = () must be different numbers in (0, 1]"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(clocked, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        rl.SchedulingEnv(clocked, **options)
+
+
+def test_options_that_do_not_fit_the_platform_are_refused(env):
+    with pytest.raises(ValueError, match="levels need a platform with clock domains"):
+        rl.SchedulingEnv(env.platform, levels=(0.5, 1.0))
+    with pytest.raises(ValueError, match="must be two lists of the same length"):
+        rl.AmbientTrace([0.0], [300.0])
+    with pytest.raises(ValueError, match="must start at 0 s, ascend and be finite"):
+        rl.AmbientTrace([0.0, 5.0, 3.0], [300.0, 310.0, 300.0])
+    with pytest.raises(ValueError, match=r"100 to 300 K leave the range \[200, 500\] K"):
+        rl.AmbientTrace([0.0, 5.0], [300.0, 100.0])
+
+
+def test_a_day_is_coldest_and_warmest_where_it_says():
+    day = rl.AmbientTrace.day(288.0, 308.0, coldest_at=5 * 3600.0, points=97)
+    assert float(day.at(jnp.asarray(5 * 3600.0))) == pytest.approx(288.0, abs=1e-3)
+    assert float(day.at(jnp.asarray(17 * 3600.0))) == pytest.approx(308.0, abs=1e-3)
+    assert float(day.at(jnp.asarray(86400.0 + 11 * 3600.0))) == pytest.approx(298.0, abs=0.05)  # the next day, half-way
+    assert float(rl.AmbientTrace([0.0, 2.0, 4.0], [300.0, 310.0, 304.0]).at(jnp.asarray(5.0))) == pytest.approx(305.0, abs=1e-3)
+
+
+# Auto-reset -----------------------------------------------------------------------------------------------------------
+
+
+def conditions(jaxpr, found=()):
+    """The shapes of the predicates of all conditions in a program."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "cond":
+            found += (equation.invars[0].aval.shape,)
+        for inner in jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                found = conditions(getattr(inner, "jaxpr", inner), found)
+    return found
+
+
+def test_a_batch_draws_new_episodes_only_where_one_has_ended(env, getkey):
+    # one condition with a scalar predicate, whatever the number of batch axes: not a selection between two drawn branches
+    _, state = env.reset(getkey())
+    batch = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, 3, *x.shape)), state)
+    keys = jax.random.split(getkey(), (2, 3))
+    program = jax.make_jaxpr(jax.vmap(jax.vmap(lambda k, s: env.step(k, s, jnp.asarray(0)))))(keys, batch)
+    assert conditions(program.jaxpr) == ((),)
+
+
+def test_episodes_that_end_at_different_times_are_what_they_are_alone(env, getkey):
+    params = env.default_params._replace(max_steps=4)
+    keys = jax.random.split(getkey(), 6)
+    _, states = jax.vmap(lambda k: env.reset(k, params))(keys)
+    states = states._replace(time=jnp.arange(6, dtype=jnp.int32))
+    step = jax.jit(lambda k, s: env.step(k, s, jnp.asarray(1), params))
+    together = jax.jit(jax.vmap(lambda k, s: env.step(k, s, jnp.asarray(1), params)))(keys, states)
+    assert np.array_equal(together[4], [False, False, False, True, True, True])
+    for i in range(6):
+        alone = step(keys[i], jax.tree.map(lambda x, i=i: x[i], states))
+        for a, b in zip(jax.tree.leaves(alone), jax.tree.leaves(together), strict=True):
+            np.testing.assert_allclose(a, b[i], rtol=1e-5, atol=1e-5)
+
+
+def test_restarting_takes_unbatched_arguments_and_any_tree():
+    def fresh(scale, offset):
+        return {"a": scale * jnp.ones(2), "b": offset}
+
+    current = {"a": jnp.zeros((3, 2)), "b": jnp.zeros(3)}
+    done = jnp.asarray([True, False, True])
+    found = jax.vmap(lambda d, c, o: restart_where(d, c, fresh, jnp.asarray(2.0), o))(done, current, jnp.arange(3.0))
+    np.testing.assert_array_equal(found["a"], [[2, 2], [0, 0], [2, 2]])
+    np.testing.assert_array_equal(found["b"], [0, 0, 2])
+
+
+# Spaces ---------------------------------------------------------------------------------------------------------------
+
+
+def test_hybrid_actions(getkey):
+    space = rl.Hybrid(3, -0.5, 2.0)
+    actions = jax.vmap(space.sample)(jax.random.split(getkey(), 500))
+    assert set(np.unique(actions.choice)) == {0, 1, 2}
+    assert float(actions.amount.min()) >= -0.5 and float(actions.amount.max()) <= 2.0 and np.ptp(actions.amount) > 2
+    assert bool(space.contains(space.sample(getkey()))) and space.shape == ((), ())
+    for choice, amount in ((3, 0.0), (0, 2.1), (-1, 0.0), (0, float("nan"))):
+        assert not bool(space.contains(rl.HybridAction(jnp.asarray(choice), jnp.asarray(amount))))
+    assert not bool(space.contains(jnp.asarray(1)))
+    for arguments, message in (
+        ((0,), "choices = 0"),
+        ((2, 1.0, 0.0), "finite and ordered"),
+        ((2, 0.0, np.inf), "finite and ordered"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rl.Hybrid(*arguments)

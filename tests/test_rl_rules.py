@@ -7,6 +7,7 @@ import pytest
 
 import costmodel
 import rl
+from rl.study.evaluation import agent_policy, evaluate_each, evaluate_runs, summarise
 
 
 @pytest.fixture(scope="module")
@@ -85,20 +86,31 @@ def test_evaluation_equals_playing_the_environment(env):
         assert float(found.score[lane]) == pytest.approx(score, rel=1e-3)
 
 
-def test_interquartile_mean_by_hand():
-    # sorted 0 1 2 3 4 5 6 100: the middle half is 2 3 4 5
-    assert rl.interquartile_mean(np.array([100, 3, 1, 2, 0, 6, 5, 4])) == 3.5
-    assert rl.interquartile_mean(np.array([7.0])) == 7.0
+def test_policies_in_one_program_play_as_each_alone(env):
+    params = env.default_params._replace(max_steps=12)
+    rules = rl.baselines(env, params)
+    rules = {name: rules[name] for name in ("cost-greedy", "random")}
+    together = evaluate_each(env, rules, jax.random.key(9), 3, params)
+    assert list(together) == list(rules)
+    for name, policy in rules.items():
+        alone = rl.evaluate(env, policy, jax.random.key(9), 3, params)
+        assert np.allclose(alone.score, together[name].score, rtol=1e-4) and np.allclose(alone.shares, together[name].shares)
 
 
-def test_bootstrap_interval_covers_the_mean_of_a_normal():
-    """95 % intervals of 200 samples of 64 draws cover the true mean in 90 to 99 of 100 cases."""
-    rng = np.random.default_rng(0)
-    inside = 0
-    for seed in range(100):
-        lo, hi = rl.bootstrap_interval(rng.normal(5.0, 2.0, 64), seed=seed, draws=400)
-        inside += lo <= 5.0 <= hi
-    assert 88 <= inside <= 99
+def test_runs_of_one_agent_play_the_same_episodes(env):
+    """All runs in one program give what each gives alone, on the episodes that rules play."""
+    params = env.default_params._replace(max_steps=12)
+    config = rl.DQNConfig(total_steps=100, batch_size=16, buffer_size=100, learning_starts=50, hidden=(8,), log_every=100)
+    agents = [rl.train(env, config, seed=seed) for seed in (0, 1)]
+    together = evaluate_runs(env, agents, jax.random.key(5), 3, params)
+    assert together.score.shape == (2, 3) and together.shares.shape == (2, 3, 3)
+    for agent, score in zip(agents, together.score, strict=True):
+        alone = rl.evaluate(env, agent_policy(agent), jax.random.key(5), 3, params)
+        assert np.allclose(alone.score, score, rtol=1e-4)
+    figures = summarise(together)
+    assert np.shape(figures["scores"]) == (2, 3) and sum(figures["shares"]) == pytest.approx(1)
+    with pytest.raises(ValueError, match="agents: at least one training run is needed, got 0"):
+        evaluate_runs(env, [], jax.random.key(0))
 
 
 def test_evaluate_refuses_no_episodes(env):

@@ -14,7 +14,8 @@ import xarray
 
 from rl.study.report import render_report
 
-ARGUMENTS = ["study", "--steps", "6000", "--seeds", "1", "--episodes", "8", "--networks", "resnet8,fc-autoencoder"]
+ARGUMENTS = ["study", "--steps", "6000", "--seeds", "2", "--episodes", "8", "--networks", "resnet8,fc-autoencoder"]
+ARGUMENTS += ["--algorithms", "dqn,edge-sched-dqn"]
 COMMAND = [sys.executable, "-c", "from rl.cli import main; main()", *ARGUMENTS, "--out"]
 
 
@@ -47,10 +48,19 @@ def test_everything_is_there(study):
         "threshold",
         "slack-greedy",
         "cost-greedy",
-        "dqn-0",
+        "dqn",
+        "edge-sched-dqn",
+        "optimal",
     }
+    agent, optimum = results["evaluation"]["dqn"], results["evaluation"]["optimal"]
+    assert agent["runs"] == 2 and np.shape(agent["scores"]) == (2, 8) and np.shape(optimum["scores"]) == (1, 8)
+    missing = np.mean(optimum["scores"]) - np.mean(agent["scores"])
+    assert agent["gap"] == pytest.approx(100 * missing / abs(np.mean(optimum["scores"])))
+    assert results["best_rule"] in results["evaluation"] and results["decisions"]["agent"].rpartition("-")[2] in "01"
+    assert set(results["efficiency"]) == set(results["training"]) == {"dqn", "edge-sched-dqn"}
+    assert np.shape(results["training"]["dqn"]["returns"]) == (2, len(results["training"]["dqn"]["steps"]))
     assert not any("seconds" in key or "time" in key for key in results)  # wall times live in timings.json
-    assert json.loads((study / "timings.json").read_text())["training-0"] > 0
+    assert json.loads((study / "timings.json").read_text())["training-dqn-0"] > 0
     with xarray.open_dataset(study / "sweep.nc", engine="h5netcdf") as data:
         assert data.temperature.attrs["units"] == "K" and bool(np.isfinite(data.temperature).all())
         assert set(data.dims) == set(results["sweep"]["labels"])
@@ -61,7 +71,17 @@ def test_report_is_one_offline_file_with_the_facts(study):
     page = (study / "report.html").read_text()
     assert not re.search(r"(src|href)=[\"']?(https?:)?//", page) and "<script" not in page
     assert page.count("data:image/png;base64,") == 6
-    for word in ("temperature", "deadline", "load", "residency", "cost-greedy", "12,501,632", "dqn-0"):
+    for word in (
+        "temperature",
+        "deadline",
+        "load",
+        "residency",
+        "cost-greedy",
+        "12,501,632",
+        "DQN",
+        "EdgeSched-DQN",
+        "READYS baseline",
+    ):
         assert word in page
     results = json.loads((study / "results.json").read_text())
     plots = {p.stem: p for p in (study / "plots").iterdir()}
@@ -83,7 +103,7 @@ def kill_when(out, appears):
 def test_killed_studies_resume_to_the_same_bits(study, tmp_path):
     """kill -9 in the middle of several stages, then the same command: the same results and the same data."""
     out = tmp_path / "out"
-    for appears in ("stages/cost.json", "sweep.nc", "checkpoints/dqn-0.npz", "stages/evaluate.json"):
+    for appears in ("stages/cost.json", "sweep.nc", "checkpoints/dqn-0.npz", "stages/evaluation.json"):
         kill_when(out, appears)
         assert not (out / "results.json").exists()
     (out / ".sweep.nc.left.nc").write_text("what a killed write leaves")
@@ -101,7 +121,7 @@ def test_a_finished_study_is_only_read_again(study):
     assert run(study).returncode == 0
     assert {p: p.stat().st_mtime_ns for p in (study / "stages").iterdir()} == before
     assert (study / "results.json").read_bytes() == results
-    assert json.loads((study / "timings.json").read_text())["evaluate"] == timings["evaluate"]
+    assert json.loads((study / "timings.json").read_text())["evaluation"] == timings["evaluation"]
 
 
 @pytest.mark.slow

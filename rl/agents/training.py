@@ -7,7 +7,9 @@ same numbers, bit for bit, as one that was never interrupted (same machine and l
 """
 
 import dataclasses
+import functools
 import hashlib
+import json
 import os
 import re
 import time
@@ -21,15 +23,18 @@ import numpy as np
 from jaxtyping import PyTree
 
 from rl import checkpoints
-from rl.agents.dqn import DQNConfig, Metrics, Program, TrainResult, TrainState, make_program, make_train
-from rl.agents.dqn_config import check_integer, check_real, refuse
+from rl.agents.algorithm import action_space
+from rl.agents.config import TrainingConfig, check_integer, check_real, refuse
+from rl.agents.program import Program, TrainResult, TrainState, make_program, make_train
+from rl.agents.records import Metrics
+from rl.agents.registry import config_class
 
 Progress = Callable[[int, int, Metrics], None]
 
 
 def train(
     env: Any,
-    config: DQNConfig,
+    config: TrainingConfig,
     seed: int = 0,
     progress: Progress | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
@@ -49,11 +54,12 @@ def train(
     check_integer("seed", seed, least=0)
     check_real("checkpoint_seconds", checkpoint_seconds, 0.0, float("inf"))
     chunk_rows = rows_per_chunk(config, chunk_steps)
-    program = make_program(env, config, params)
+    program, run = shared_program(
+        Same(env), config, Same(params), contents(env, env.default_params if params is None else params)
+    )
     path = None if checkpoint is None else Path(checkpoint)
     meta = {} if path is None else description(env, config, params, seed)
     state = first_state(program, seed, path, meta)
-    run = jax.jit(program.run, donate_argnums=0)
     saved_at = time.monotonic()
     row = rows_done(state, config)
     while row < config.rows:
@@ -68,9 +74,12 @@ def train(
     return program.result(state)
 
 
-def train_many(env: Any, config: DQNConfig, seeds: Sequence[int], *, params: PyTree = None) -> TrainResult:
+def train_many(
+    env: Any, config: TrainingConfig, seeds: Sequence[int], *, params: PyTree = None, devices: Sequence[Any] | None = None
+) -> TrainResult:
     """One run per seed in one batched program; every array of the result has a leading axis of seeds.
 
+    The seeds are shared out over `devices` (default: all local ones), each of which runs its part by itself.
     `train(env, config, seed)` of one of the seeds gives the same up to rounding. On a single core this saves the
     compilations, not the arithmetic.
     """
@@ -78,11 +87,49 @@ def train_many(env: Any, config: DQNConfig, seeds: Sequence[int], *, params: PyT
         refuse("seeds", list(seeds), "at least one integer")
     for seed in seeds:
         check_integer("seeds", seed, least=0)
-    keys = jax.vmap(jax.random.key)(jnp.asarray(seeds, dtype=jnp.uint32))
-    return jax.jit(jax.vmap(make_train(env, config, params)))(keys)
+    devices = jax.local_devices() if devices is None else list(devices)
+    used = devices[: len(seeds)]
+    padded = [*seeds, *[seeds[-1]] * (-len(seeds) % len(used))]  # the same number on every device
+    mesh = jax.make_mesh((len(used),), ("seeds",), devices=used, axis_types=(jax.sharding.AxisType.Auto,))
+    over_seeds = jax.sharding.PartitionSpec("seeds")
+    keys = jax.vmap(jax.random.key)(jnp.asarray(padded, dtype=jnp.uint32))
+    batched = jax.vmap(make_train(env, config, params))
+    spread = jax.shard_map(batched, mesh=mesh, in_specs=over_seeds, out_specs=over_seeds, check_vma=False)
+    result = jax.jit(spread)(jax.device_put(keys, jax.sharding.NamedSharding(mesh, over_seeds)))
+    return result if len(padded) == len(seeds) else jax.tree.map(lambda leaf: leaf[: len(seeds)], result)
 
 
-def rows_per_chunk(config: DQNConfig, chunk_steps: int | None) -> int:
+class Same:
+    """An object that is equal to itself only, so that it may key a cache whatever it is."""
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Same) and other.value is self.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+
+@functools.lru_cache(maxsize=4)
+def shared_program(
+    env: Same, config: TrainingConfig, params: Same, contents: str
+) -> tuple[Program, Callable[[TrainState, Any], TrainState]]:
+    """The program and its compiled runner, made once for runs that differ in their seed only.
+
+    `contents` is the digest of environment and parameters: one that was changed in the meantime is compiled anew.
+    """
+    program = make_program(env.value, config, params.value)
+    return program, jax.jit(program.run, donate_argnums=0)
+
+
+def contents(env: Any, env_params: PyTree) -> str:
+    """The digest of an environment and its parameters."""
+    return digest((vars(env) if hasattr(env, "__dict__") else {}, env_params))
+
+
+def rows_per_chunk(config: TrainingConfig, chunk_steps: int | None) -> int:
     """Rows of metrics in one chunk."""
     if chunk_steps is None:
         return -(-config.rows // 50)
@@ -92,7 +139,7 @@ def rows_per_chunk(config: DQNConfig, chunk_steps: int | None) -> int:
     return chunk_steps // config.log_every
 
 
-def rows_done(state: TrainState, config: DQNConfig) -> int:
+def rows_done(state: TrainState, config: TrainingConfig) -> int:
     """Rows of metrics that are complete; waits for the device."""
     return -(-int(state.iteration) * config.steps_per_iteration // config.log_every)
 
@@ -118,7 +165,7 @@ def load_agent(path: str | os.PathLike[str], env: Any, *, params: PyTree = None)
     """
     found = checkpoints.load_meta(path)
     try:
-        config = DQNConfig(**{**found["config"], "hidden": tuple(found["config"]["hidden"])})
+        config = config_class(found["algorithm"])(**{**found["config"], "hidden": tuple(found["config"]["hidden"])})
         meta = description(env, config, params, found["seed"]) | {"environment_digest": found["environment_digest"]}
     except (KeyError, TypeError, ValueError) as error:
         raise checkpoints.CheckpointError(f"{path}: holds no agent of this version: {error}") from error
@@ -126,20 +173,28 @@ def load_agent(path: str | os.PathLike[str], env: Any, *, params: PyTree = None)
     return program.result(checkpoints.load(path, jax.eval_shape(program.init, jax.random.key(0)), meta))
 
 
-def description(env: Any, config: DQNConfig, params: PyTree, seed: int) -> dict[str, Any]:
+def description(env: Any, config: TrainingConfig, params: PyTree, seed: int) -> dict[str, Any]:
     """What a checkpoint belongs to: algorithm, settings, environment, seed."""
     kind = type(env)
     env_params = env.default_params if params is None else params
     return {
-        "algorithm": "dqn",
+        "algorithm": config.algorithm,
         "config": dataclasses.asdict(config),
         "environment": f"{kind.__module__}.{kind.__qualname__}",
-        "observation": list(getattr(env, "observation_names", env.observation_space(env_params).shape)),
-        "actions": int(env.num_actions),
-        "environment_digest": digest((vars(env) if hasattr(env, "__dict__") else {}, env_params)),
+        "observation": observed(env, env_params),
+        "actions": json.loads(action_space(env, env_params).facts),
+        "environment_digest": contents(env, env_params),
         "seed": seed,
         "default_float": str(jnp.zeros(()).dtype),
     }
+
+
+def observed(env: Any, env_params: PyTree) -> list[Any]:
+    """The names of what is observed, or the shapes where it has none."""
+    if hasattr(env, "observation_names"):
+        return list(env.observation_names)
+    observation, _ = jax.eval_shape(env.reset, jax.random.key(0), env_params)
+    return [list(leaf.shape) for leaf in jax.tree.leaves(observation)]
 
 
 def digest(tree: PyTree) -> str:

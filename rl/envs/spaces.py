@@ -1,4 +1,4 @@
-"""The two spaces our environments speak: a finite set of choices, and a box of real numbers.
+"""The spaces our environments speak: a finite set of choices, a box of real numbers, and a choice with an amount.
 
 They carry what a learner needs before it has seen a step: how many actions there are, and the shape of an observation.
 The attribute names `n`, `low`, `high`, `shape` and `dtype` are those of gymnasium and gymnax, so that tools written for
@@ -6,7 +6,7 @@ either can read them.
 """
 
 import dataclasses
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,3 +93,59 @@ class Box:
         if x.shape != self.shape:
             return jnp.asarray(False)
         return jnp.all((x >= jnp.asarray(self.low)) & (x <= jnp.asarray(self.high)))
+
+
+class HybridAction(NamedTuple):
+    """An element of `Hybrid`: what is chosen, and how much of it."""
+
+    choice: Int[Array, ""]
+    amount: Float[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Hybrid:
+    """Pairs of one of the integers 0 to choices - 1 and one real number in [low, high]: a `HybridAction`.
+
+    Raises ValueError for no choice, an infinite or NaN bound, or low above high.
+    """
+
+    choices: int
+    low: float = -1.0
+    high: float = 1.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.choices, bool) or not isinstance(self.choices, int | np.integer) or self.choices < 1:
+            raise ValueError(f"choices = {self.choices!r} must be an integer of at least 1")
+        if not (np.isfinite(self.low) and np.isfinite(self.high) and self.low <= self.high):
+            raise ValueError(f"[low, high] = [{self.low:g}, {self.high:g}] must be finite and ordered")
+
+    @property
+    def choice(self) -> Discrete:
+        """The space of the choice."""
+        return Discrete(self.choices)
+
+    @property
+    def amount(self) -> Box:
+        """The space of the amount."""
+        return Box(self.low, self.high)
+
+    @property
+    def shape(self) -> HybridAction:
+        """Shapes of one element: two scalars."""
+        return HybridAction((), ())  # pyright: ignore[reportArgumentType]
+
+    @property
+    def dtype(self) -> HybridAction:
+        """Types of one element."""
+        return HybridAction(self.choice.dtype, self.amount.dtype)
+
+    def sample(self, key: PRNGKeyArray) -> HybridAction:
+        """One element, uniformly."""
+        for_choice, for_amount = jax.random.split(key)
+        return HybridAction(self.choice.sample(for_choice), self.amount.sample(for_amount))
+
+    def contains(self, x: Any) -> Bool[Array, ""]:
+        """Whether `x` is a pair of a choice and an amount of this space; usable inside jit."""
+        if not isinstance(x, tuple) or len(x) != 2:
+            return jnp.asarray(False)
+        return self.choice.contains(x[0]) & self.amount.contains(x[1])

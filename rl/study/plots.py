@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 from rl.files import write_with
+from rl.study.algorithms import label, run_label
+from rl.study.learning import drawn_curve
 
 PALETTE = {
     "cpu": "#4c78a8",
@@ -24,6 +26,7 @@ PALETTE = {
     "edge-pim": "#54a24b",
     "isaac": "#9d755d",
 }
+TONES = {"dqn": "#b279a2", "sac": "#e45756", "edge-sched-dqn": "#72b7b2", "optimal": "#222222"}
 INK, FAINT = "#222222", "#999999"
 STYLE: Any = {
     "axes.spines.top": False, "axes.spines.right": False, "axes.titleweight": "bold", "axes.titlesize": 11,
@@ -57,7 +60,7 @@ def costs(results: dict[str, Any]) -> Figure:
     networks = results["settings"]["networks"]
     hardware = list(results["cost"][networks[0]])
     figure, axes = plt.subplots(1, 2, figsize=(11, 3.8))
-    for axis, (field, label) in zip(axes, (("latency", "latency (s)"), ("energy", "energy per inference (J)")), strict=True):
+    for axis, (field, title) in zip(axes, (("latency", "latency (s)"), ("energy", "energy per inference (J)")), strict=True):
         for i, name in enumerate(hardware):
             value = [results["cost"][n][name][field] for n in networks]
             place = np.arange(len(networks)) + (i - (len(hardware) - 1) / 2) * 0.16
@@ -65,7 +68,7 @@ def costs(results: dict[str, Any]) -> Figure:
         axis.grid(axis="y", color="#eeeeee")
         axis.set_yscale("log")
         axis.set_xticks(np.arange(len(networks)), networks, rotation=12)
-        axis.set_title(label)
+        axis.set_title(title)
     axes[1].legend(ncols=1, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
@@ -76,19 +79,12 @@ def policies(results: dict[str, Any]) -> Figure:
     names = sorted(found, key=lambda n: found[n]["score_iqm"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 0.36 * len(names) + 1.2), sharey=True)
     for row, name in enumerate(names):
-        f = found[name]
-        lo, hi = f["score_interval"]
-        color = "#b279a2" if name.startswith("dqn") else "#777777"
-        left.plot([-lo, -hi], [row, row], color=color, linewidth=3, solid_capstyle="butt")
-        left.plot(-f["score_iqm"], row, "o", color=color)
-        left.annotate(
-            f"{-f['score_iqm']:.1f}", (-f["score_iqm"], row), xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8
-        )
+        _score_bar(left, row, found[name], TONES.get(name, "#777777"))
         start = 0.0
-        for processor, share in zip(results["processors"], f["shares"], strict=True):
+        for processor, share in zip(results["processors"], found[name]["shares"], strict=True):
             right.barh(row, share, left=start, color=PALETTE.get(processor, FAINT), label=processor if row == 0 else None)
             start += share
-    left.set_yticks(range(len(names)), names)
+    left.set_yticks(range(len(names)), [label(name) for name in names])
     left.set_xscale("log")
     left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     left.xaxis.set_major_formatter("{x:g}")
@@ -98,6 +94,14 @@ def policies(results: dict[str, Any]) -> Figure:
     right.set_xlim(0, 1)
     right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
+
+
+def _score_bar(axis: Any, row: int, figures: dict[str, Any], color: str) -> None:
+    lo, hi = figures["score_interval"]
+    axis.plot([-lo, -hi], [row, row], color=color, linewidth=3, solid_capstyle="butt")
+    axis.plot(-figures["score_iqm"], row, "o", color=color)
+    text, place = f"{-figures['score_iqm']:.1f}", (-figures["score_iqm"], row)
+    axis.annotate(text, place, xytext=(0, 5), textcoords="offset points", ha="center", fontsize=8)
 
 
 def probes(results: dict[str, Any]) -> Figure:
@@ -111,7 +115,7 @@ def probes(results: dict[str, Any]) -> Figure:
             _share_areas(axes[line][column], decided["probes"][policy][variable], results["processors"])
             if line == 0:
                 axes[line][column].set_title(variable)
-        axes[line][0].set_ylabel(f"{policy}\nshare of decisions")
+        axes[line][0].set_ylabel(f"{run_label(policy)}\nshare of decisions")
     axes[0][-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     figure.tight_layout()
     return figure
@@ -132,17 +136,25 @@ def _share_areas(axis: Any, probe: dict[str, Any], processors: list[str]) -> Non
 
 
 def learning(results: dict[str, Any]) -> Figure:
-    """Return of training episodes against environment steps, and the best rule's score."""
-    figure, axis = plt.subplots(figsize=(7.5, 3.6))
-    tones = plt.colormaps["plasma"](np.linspace(0.15, 0.75, len(results["training"])))
-    for (seed, curve), tone in zip(results["training"].items(), tones, strict=True):
-        axis.plot(curve["steps"], curve["return"], color=tone, linewidth=1.2, label=f"seed {seed}")
-    rule = results["decisions"]["rule"]
-    axis.axhline(results["evaluation"][rule]["score_iqm"], color="#777777", linestyle="--", label=f"{rule} (evaluation)")
+    """Learning curves of all algorithms with their intervals, and where the optimum and the best rule stand."""
+    figure, axis = plt.subplots(figsize=(8.5, 4.2))
+    found, rule = results["evaluation"], results["best_rule"]
+    for name in results["settings"]["algorithms"]:
+        curves = results["training"][name]
+        if not curves["steps"]:
+            continue
+        band, tone = drawn_curve(curves), TONES.get(name, INK)
+        axis.fill_between(band["at"], band["lo"], band["hi"], color=tone, alpha=0.2, linewidth=0)
+        axis.plot(band["at"], band["value"], color=tone, linewidth=1.8, label=f"{label(name)}, {len(curves['returns'])} runs")
+    for name, style in ((rule, ":"), ("optimal", "-")):
+        if name in found:
+            axis.axhline(found[name]["score_iqm"], color=TONES.get(name, "#777777"), linestyle=style, label=label(name))
+    target = min(entry["target"] for entry in results["efficiency"].values())
+    axis.axhline(target, color=FAINT, linestyle="--", linewidth=1, label="90 % of the way from random")
     axis.set_xlabel("environment steps")
-    axis.set_title("return of training episodes (with exploration)")
-    axis.set_ylim(bottom=4 * results["evaluation"][rule]["score_iqm"], top=0)
-    axis.legend()
+    axis.set_title("return of training episodes, exploration included (95 % interval over runs)")
+    axis.set_ylim(bottom=min(4 * found[rule]["score_iqm"], 1.5 * target), top=0)
+    axis.legend(fontsize=9)
     return figure
 
 

@@ -1,27 +1,15 @@
 """The report: one HTML file that opens offline, with every figure and comparison computed from `results.json`."""
 
-import base64
 import html
 from pathlib import Path
 from typing import Any
 
 from rl.files import write_text
+from rl.study import report_schedulers as schedulers
+from rl.study.algorithms import run_label
+from rl.study.pages import image, page, table
 from rl.study.quantities import duration, quantity
 
-CSS = """
-body{font:16px/1.55 system-ui,sans-serif;color:#222;max-width:1120px;margin:2rem auto;padding:0 1.2rem}
-h1{margin-bottom:.2rem}h2{margin-top:2.4rem;border-bottom:1px solid #ddd}
-table{border-collapse:collapse;font-size:14px;margin:.6rem 0}th{color:#666;font-weight:600}
-td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #eee}td:first-child,th:first-child{text-align:left}
-img{max-width:100%}.note{color:#666;font-size:14px}.best{font-weight:700}li{margin:.3rem 0}
-"""
-RULES = {
-    "cost-greedy": "tries every processor in the model, knowing when the next task comes, and takes the best immediate reward",
-    "slack-greedy": "the largest (deadline - latency) / service time",
-    "threshold": "pim while it is cooler than 85 C, else the coolest other processor",
-    "always-...": "one processor for everything",
-    "random": "any processor",
-}
 ON_PLATFORM = {"cpu": "stm32l4r5", "gpu": "edge-gpu", "pim": "edge-pim"}  # processors of the platform among the named hardware
 
 
@@ -33,80 +21,17 @@ def write_report(results: dict[str, Any], plots: dict[str, Path], path: Path) ->
 def render_report(results: dict[str, Any], plots: dict[str, Path]) -> str:
     """The report as HTML."""
     sections = [
-        _summary(results),
-        "<h2>Which processor wins where</h2>" + _why(results) + _image(plots["decisions"]) + _findings(results),
-        "<h2>Policies against the same tasks</h2>" + _image(plots["policies"]) + _policy_table(results) + _scoring(results),
-        "<h2>What each network costs</h2>" + _image(plots["costs"]) + _cost_table(results),
-        "<h2>What matters: sensitivities</h2>" + _sensitivity_text() + _image(plots["sensitivity"]),
-        "<h2>Work, power, temperature, retention</h2>" + _heat_text(results) + _image(plots["heat"]),
-        "<h2>Training</h2>" + _image(plots["learning"]),
+        schedulers.answer(results),
+        "<h2>Schedulers compared</h2>" + schedulers.comparison(results) + image(plots["learning"]) + image(plots["policies"]),
+        "<h2>What the parts of the DQN add</h2>" + schedulers.ablation(results) if "dqn" in results["training"] else "",
+        "<h2>Which processor wins where</h2>" + _why(results) + image(plots["decisions"]) + _findings(results),
+        "<h2>What the policies do</h2>" + schedulers.behaviour(results) + schedulers.scoring(results),
+        "<h2>What each network costs</h2>" + image(plots["costs"]) + _cost_table(results),
+        "<h2>What matters: sensitivities</h2>" + _sensitivity_text() + image(plots["sensitivity"]),
+        "<h2>Work, power, temperature, retention</h2>" + _heat_text(results) + image(plots["heat"]),
         "<h2>The networks</h2>" + _profile_table(results) + _glossary(),
     ]
-    head = f"<meta charset=utf-8><title>Tempo study</title><style>{CSS}</style>"
-    return f"<!doctype html><html lang=en>{head}<body>{''.join(sections)}</body></html>\n"
-
-
-def _image(path: Path) -> str:
-    data = base64.b64encode(path.read_bytes()).decode()
-    return f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{data}"></p>'
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _ranked(results: dict[str, Any]) -> list[str]:
-    return sorted(results["evaluation"], key=lambda name: -results["evaluation"][name]["score_iqm"])
-
-
-def _summary(results: dict[str, Any]) -> str:
-    s, decided, found = results["settings"], results["decisions"], results["evaluation"]
-    agent, rule = found[decided["agent"]], found[decided["rule"]]
-    a, r = agent["score_iqm"], rule["score_iqm"]
-    (low, high), (rule_low, rule_high) = agent["score_interval"], rule["score_interval"]
-    apart = low > rule_high or rule_low > high
-    certain = "the 95 % intervals do not overlap" if apart else "the 95 % intervals overlap"
-    compared = ", ".join(
-        f"{name} {form(agent)} against {form(rule)}"
-        for name, form in (
-            ("missed deadlines", lambda f: f"{f['missed']:.1%}"),
-            ("energy per task", lambda f: quantity(f["energy"], "J")),
-            ("retention failures", lambda f: f"{f['failed']:.2%}"),
-            ("chip life per million tasks", lambda f: f"{1e6 * f['wear']:.3f}"),
-        )
-    )
-    rewards, heat = results["rewards"], decided["own_heat"]
-    lines = [
-        f"""The scheduler, a DQN, was trained {s["seeds"]} times for {s["steps"]:,} tasks; all policies are judged on the same
-        {s["episodes"]} episodes of {rewards["max_steps"]} tasks.""",
-        f"""The median agent ({decided["agent"]}) scores {a:.1f} (penalties: nearer to 0 is better), the best rule
-        ({decided["rule"]}) {r:.1f}: {abs(a - r) / abs(r):.0%} {"less" if a > r else "more"} penalty; {certain}.""",
-        f"What that means: {compared}.",
-        " ".join(_alone(found)),
-        f"""Where the temperature comes from: in this stream the work itself warms the chip by less than {heat:.2g} K (99 % of
-        states); the rest is the surroundings, {rewards["ambient_lo"] - 273.15:.0f} to {rewards["ambient_hi"] - 273.15:.0f} C,
-        drawn for every episode. Heavier work heats more, see below.""",
-    ]
-    intro = f"""<p>Inference tasks ({html.escape(", ".join(s["networks"]))}) arrive at a small computer whose processors
-    ({html.escape(", ".join(results["processors"]))}) share one package. A scheduler sends every task to one of them. Work makes
-    power, power makes temperature, and temperature shortens how long the memory cells of the processing-in-memory chip (pim)
-    remember the weights: once more than one cell in {1 / results["facts"]["hazard_budget"]:,.0f} has lost its value (the error
-    budget), they must be written again,
-    which takes time and wears the cells.</p>"""
-    return "<h1>Tempo study</h1>" + intro + "<ul>" + "".join(f"<li>{html.escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _alone(found: dict[str, Any]) -> list[str]:
-    """What happens if one processor gets everything."""
-    return [
-        f"Everything on {name.removeprefix('always-')}: {f['missed']:.0%} of deadlines missed, "
-        f"{quantity(f['energy'], 'J')} per task, "
-        f"weights written before {f['written']:.0%} of tasks."
-        for name, f in found.items()
-        if name.startswith("always-")
-    ]
+    return page("Tempo study", sections)
 
 
 def _why(results: dict[str, Any]) -> str:
@@ -158,8 +83,8 @@ def _findings(results: dict[str, Any]) -> str:
         items.append(f"<li><b>{html.escape(variable)}</b> ({MECHANISMS[variable]}): {text}</li>")
     note = f"""<p class=note>Each probe takes states the agent met, changes one thing and asks again, so the curves show what the
     decision depends on, other things being equal; beyond the states it met the agent extrapolates. Upper row: the agent
-    ({html.escape(agent)}); lower row: the best rule ({html.escape(decided["rule"])}). Chip temperature is that of the pim's
-    junction.</p>"""
+    ({html.escape(run_label(agent))}); lower row: the best rule ({html.escape(decided["rule"])}). Chip temperature is that of the
+    pim's junction.</p>"""
     return f"{note}<ul>{''.join(items)}</ul>" + _networks(results)
 
 
@@ -179,7 +104,7 @@ def _networks(results: dict[str, Any]) -> str:
         why = [f"{memory[network]:.0%}", quantity(chip["write_latency"], "s"), quantity(cpu["energy"], "J")]
         why += [quantity(chip["energy"], "J"), quantity(cpu["latency"], "s")]
         rows.append([html.escape(network), *[f"{x:.0%}" for x in share], *why])
-    return text + ".</p>" + _table(header, rows)
+    return text + ".</p>" + table(header, rows)
 
 
 def _turning(probe: dict[str, Any], processors: list[str]) -> str:
@@ -192,54 +117,6 @@ def _turning(probe: dict[str, Any], processors: list[str]) -> str:
         if leaders[k] != leaders[k + 1]
     ]
     return f"; {', '.join(turns)}" if turns else f"; {processors[leaders[0]]} leads throughout"
-
-
-def _policy_table(results: dict[str, Any]) -> str:
-    header = [
-        "policy",
-        "score",
-        "95 % interval",
-        "energy per task",
-        "latency",
-        "missed",
-        "retention failures",
-        "life per 1e6 tasks",
-        "rewrites",
-    ]
-    rows = []
-    for name in _ranked(results):
-        f = results["evaluation"][name]
-        lo, hi = f["score_interval"]
-        figures = [
-            quantity(f["energy"], "J"),
-            quantity(f["latency"], "s"),
-            f"{f['missed']:.1%}",
-            f"{f['failed']:.2%}",
-            f"{1e6 * f['wear']:.3f}",
-            f"{f['written']:.1%}",
-        ]
-        label = html.escape(name)
-        rows.append(
-            [
-                f"<span class=best>{label}</span>" if name == _ranked(results)[0] else label,
-                f"{f['score_iqm']:.1f}",
-                f"{lo:.1f} .. {hi:.1f}",
-                *figures,
-            ]
-        )
-    return _table(header, rows)
-
-
-def _scoring(results: dict[str, Any]) -> str:
-    p = results["rewards"]
-    rules = "".join(f"<li><b>{name}</b>: {text}</li>" for name, text in RULES.items())
-    return f"""<p class=note>Score: interquartile mean (the mean of the middle half) of the sum of rewards over an episode's
-    {p["max_steps"]} tasks, with its bootstrap interval over episodes; the spread over training runs is that between the dqn rows.
-    Reward of a task = &minus;({p["energy_weight"]:g} per J of energy + {p["latency_weight"]:g} per deadline of latency, at most 2
-    deadlines + {p["miss_penalty"]:g} if the deadline was missed + {p["failure_penalty"]:g} if the weights were lost before the
-    result + {p["wear_weight"]:g} per chip life of wear); wearing a chip out ends the episode and costs
-    {p["end_of_life_penalty"]:g}. Latency is from arrival to result, waiting included; energy includes all leakage; rewrites are
-    tasks before which weights had to be written.</p><ul class=note>{rules}</ul>"""
 
 
 def _cost_table(results: dict[str, Any]) -> str:
@@ -257,7 +134,7 @@ def _cost_table(results: dict[str, Any]) -> str:
     note = """<p class=note>Weights resident, junction at 45 C, exact (hard) rounding. "Weight memory" is the share of the chip
     that the network takes. stm32l4r5, edge-gpu and edge-pim are the cpu, gpu and pim of the platform; isaac is for
     comparison.</p>"""
-    return _table(["", "latency", "energy", "power", "utilization", "bound", "weight memory", "to write weights"], rows) + note
+    return table(["", "latency", "energy", "power", "utilization", "bound", "weight memory", "to write weights"], rows) + note
 
 
 def _sensitivity_text() -> str:
@@ -289,7 +166,7 @@ def _profile_table(results: dict[str, Any]) -> str:
         ]
         for n, p in results["profile"].items()
     ]
-    return _table(header, rows)
+    return table(header, rows)
 
 
 def _glossary() -> str:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from rich import box
 from rich.console import Console
@@ -14,7 +13,7 @@ from rich.table import Table
 import costmodel
 from costmodel.cost import UNITS
 from physics import lookup, unknown_name
-from rl.files import check_writable, write_netcdf
+from rl.files import write_netcdf
 from rl.study.quantities import quantity
 from workloads import OpKind, OpTable, list_networks, load
 
@@ -188,71 +187,3 @@ def sensitivity_table(hardware: str, network: str, of: str, policy: str) -> Prin
     value = {"value": table.value, "unit": UNITS[of], "relaxation": table.relaxation, "rows": [r._asdict() for r in table.rows]}
     rest = f"and {len(table.rows) - len(table.relevant)} parameters without effect or that only anchor a law"
     return render(["parameter", "elasticity", "gradient", "value", "unit"], rows, title, 1) + f"\n{rest}", value
-
-
-def make_env(networks: Sequence[str]) -> Any:
-    """The default platform with a stream of the named networks (default: all)."""
-    from rl.envs.routing import SchedulingEnv
-    from workloads import TaskStream
-
-    return SchedulingEnv(costmodel.load_platform("edge"), TaskStream(tuple(networks) or list_networks()))
-
-
-def train_agent(out: Path, steps: int, seed: int, networks: Sequence[str], progress: Any) -> Printed:
-    """Train a DQN into a checkpoint, or resume it."""
-    from rl.agents.dqn import DQNConfig
-    from rl.agents.training import train
-
-    check_writable(out)
-    agent = train(
-        make_env(networks),
-        DQNConfig(total_steps=steps),
-        seed=seed,
-        checkpoint=out,
-        progress=lambda done, total, row: progress("training", done, total),
-    )
-    returns = np.asarray(agent.metrics.episode_return)[np.asarray(agent.metrics.episodes) > 0]
-    first, last = (float(returns[0]), float(returns[-1])) if returns.size else (None, None)
-    value = {"checkpoint": str(out), "steps": steps, "seed": seed, "first_return": first, "last_return": last}
-    learned = "too short for a whole episode" if first is None else f"return {first:.1f} at first, {last:.1f} at last"
-    return f"trained {steps:,} steps: {learned}; written to {out}", value
-
-
-def evaluation_table(checkpoint: Path | None, episodes: int, networks: Sequence[str]) -> Printed:
-    """Scores of the rules, and of a checkpointed agent, on the same episodes."""
-    from rl.agents.training import load_agent
-    from rl.references.rules import baselines
-    from rl.study.evaluation import EVALUATION_KEY, agent_policy, evaluate, summarise
-
-    env = make_env(networks)
-    policies = baselines(env)
-    if checkpoint is not None:
-        policies |= {"dqn": agent_policy(load_agent(checkpoint, env))}
-    found = {
-        name: summarise(evaluate(env, policy, jax.random.key(EVALUATION_KEY), episodes)) for name, policy in policies.items()
-    }
-    return policy_table(found, env.platform.names), found
-
-
-def policy_table(found: dict[str, dict[str, Any]], processors: Sequence[str]) -> str:
-    """Policies by falling score, with what they did."""
-    rows = []
-    for name, f in sorted(found.items(), key=lambda item: -item[1]["score_iqm"]):
-        lo, hi = f["score_interval"]
-        figures = [
-            quantity(f["energy"], "J"),
-            quantity(f["latency"], "s"),
-            f"{100 * f['missed']:.1f} %",
-            f"{100 * f['failed']:.2f} %",
-            f"{1e6 * f['wear']:.3f}",
-        ]
-        rows.append(
-            [name, f"{f['score_iqm']:.1f}", f"[{lo:.1f}, {hi:.1f}]", *figures, *[f"{100 * s:.0f} %" for s in f["shares"]]]
-        )
-    header = ["policy", "score", "95 %", "energy/task", "latency", "missed", "failed", "wear/1e6 tasks", *processors]
-    return render(header, rows, "interquartile mean of the episode score; same episodes for all", 1)
-
-
-def study_table(results: dict[str, Any], out: Path) -> str:
-    """The study's outcome in one table, and where its files are."""
-    return policy_table(results["evaluation"], results["processors"]) + f"\nreport: {Path(out) / 'report.html'}"

@@ -1,0 +1,1 @@
+"""From a policy to decisions: a controller with reasons and limits, its export to other runtimes, and what it looks at."""
