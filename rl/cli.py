@@ -260,7 +260,7 @@ def route(
 def study(
     networks: Networks = "",
     steps: Annotated[int, typer.Option(help="Environment steps of every training run.")] = 200_000,
-    seeds: Annotated[int, typer.Option(help="Independent training runs of every algorithm.")] = 10,
+    seeds: Annotated[int, typer.Option(help="Independent training runs of every algorithm.")] = 3,
     episodes: Annotated[int, typer.Option(help="Evaluation episodes of 256 tasks.")] = 256,
     algorithms: Annotated[str, typer.Option(help="Learned schedulers, separated by commas; default: all.")] = "",
     optimum: Annotated[bool, typer.Option(help="Solve for the optimum by value iteration and report the gaps to it.")] = True,

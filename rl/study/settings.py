@@ -17,7 +17,7 @@ class StudySettings:
 
     networks: tuple[str, ...] = dataclasses.field(default_factory=list_networks)
     steps: int = 200_000
-    seeds: int = 10
+    seeds: int = 3
     episodes: int = 256
     algorithms: tuple[str, ...] = tuple(ALGORITHMS)
     optimum: bool = True
