@@ -80,15 +80,22 @@ def _emit(value: Any, as_json: bool, text: str) -> None:
 
 
 @app.command()
-def profile(network: Annotated[str, typer.Argument(help="Name of a network, such as resnet8.")], json_: Json = False) -> None:
+def profile(
+    network: Annotated[str, typer.Argument(help="Name of a network, such as resnet8, or a file: .onnx or .tflite.")],
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Of a file's input or symbolic dimension: NAME=1x3x224x224. May be repeated.")
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Operation counts of a network.
 
     Example: tempo profile resnet8
     """
-    from rl.study.tables import profile_table
+    from rl.study.tables import parse_shape, profile_table
     from workloads import load
 
-    table, value = profile_table(load(network))
+    shapes = dict(parse_shape(text) for text in shape) if shape else None
+    table, value = profile_table(load(network) if shapes is None else load(network, shapes=shapes))
     _emit(value, json_, table)
 
 

@@ -127,6 +127,8 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["train", "--out", ""], "cannot write .: it is a folder"),
         (["study", "--steps", "many"], "Invalid value for '--steps'"),
         (["profile"], "Missing argument 'network'"),
+        (["profile", "a.onnx", "--shape", "q"], "--shape 'q' is not NAME=1x3x224x224"),
+        (["profile", "/nowhere/a.onnx"], "/nowhere/a.onnx: cannot be read: No such file"),
         (["profil"], "No such command 'profil'"),
         (["evaluate", "--episodes", "0"], "episodes = 0 is outside its range"),
         (["evaluate", "--agents", ","], "--agents ',' names no checkpoint"),

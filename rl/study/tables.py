@@ -63,6 +63,16 @@ def profile_table(ops: OpTable) -> Printed:
     return "\n".join(lines), {"network": info.name, "operations": values, "totals": totals, **peak, **extra}
 
 
+def parse_shape(text: str) -> tuple[str, int | tuple[int, ...]]:
+    """ "x=1x3x224x224" as an input's name and shape; "batch=8" as a dimension's name and size."""
+    name, equals, sizes = text.rpartition("=")
+    parts = sizes.lower().split("x")
+    if not (name and equals) or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"--shape {text!r} is not NAME=1x3x224x224")
+    whole = tuple(int(part) for part in parts)
+    return name, whole[0] if len(whole) == 1 else whole
+
+
 def cost_table(networks: Sequence[str] | None, on: Sequence[str] | None, temperature: float) -> Printed:
     """Cost of networks on processors at a junction temperature in Celsius."""
     from rl.study.measures import costs

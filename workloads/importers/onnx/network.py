@@ -209,7 +209,7 @@ def _input(entry: Any, given: Any, bound: Mapping[str, Any]) -> jax.ShapeDtypeSt
     if declared_type.elem_type not in DTYPES:
         raise Unsupported(f"input {entry.name!r}: element type {declared_type.elem_type} is not read")
     declared = [_dimension(d, bound) for d in declared_type.shape.dim]
-    dims = list(declared if given is None else given)
+    dims = list(declared if given is None else (given,) if isinstance(given, int) else given)
     if dims and dims[0] is None:
         dims[0] = 1
     shown = ", ".join(str(d.dim_value if d.HasField("dim_value") else d.dim_param or "?") for d in declared_type.shape.dim)

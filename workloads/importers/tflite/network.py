@@ -149,7 +149,8 @@ def _variables(graph: Graph) -> dict[str, Edge]:
 
 
 def _input(edge: Edge, bound: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
-    shape = tuple(bound.get(edge.name, edge.shape))
+    given = bound.get(edge.name, edge.shape)
+    shape = (given,) if isinstance(given, int) else tuple(given)
     if len(shape) != len(edge.shape) or any(not isinstance(d, int) or d < 1 for d in shape):
         raise ValueError(f"shapes[{edge.name!r}] = {shape} does not fit the declared {list(edge.shape)}")
     return jax.ShapeDtypeStruct(shape, edge.dtype)
