@@ -51,8 +51,8 @@ test: $(SETUP) ## the tests, without the slow ones
 slow: $(SETUP) ## the slow tests: the built wheel, long training
 	$(PYTEST) -m slow
 
-x64: $(SETUP) ## the tests in double precision
-	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow"
+x64: $(SETUP) ## the tests in double precision, without those of agents
+	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow and not single"
 
 tvm: $(SETUP) ## TVM's tuner on our timing model, in an environment of its own
 	test -x .venv-tvm/bin/python || $(BIN)/python -m venv .venv-tvm

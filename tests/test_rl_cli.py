@@ -9,6 +9,8 @@ import pytest
 
 import rl.cli
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 NETWORKS = ["--networks", "resnet8,fc-autoencoder"]
 SMALL = ["--steps", "6000", "--seeds", "1", "--episodes", "4", *NETWORKS]
 TINY = ["--set", "batch_size=16", "--set", "learning_starts=100", "--set", "hidden=(8,)", "--set", "buffer_size=1000"]

@@ -17,6 +17,8 @@ from rl.decisions.controller import Controller, hold, make_decide, migrate, no_m
 from rl.decisions.ranges import ObservationRange, training_range
 from rl.decisions.records import ControlLimits
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 NO_LIMITS = ControlLimits(retention_margin=-50.0, temperature=1000.0, hysteresis=0.0)
 DEADLINE = 4  # position of ln(deadline / 0.1 s) in the observation
 

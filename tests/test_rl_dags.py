@@ -22,6 +22,8 @@ from rl.envs.dags import GraphParams, GraphSchedulingEnv, draw_durations, look
 from rl.references import list_scheduling
 from workloads import cholesky, durations, lu, machine, qr, ready_times
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 SIZE = 20  # tasks of every padded problem here: one compilation
 TILE = workloads.graphs.TILE_BYTES
 

@@ -24,6 +24,8 @@ from rl.checkpoints import CheckpointError
 from rl.envs.routing import SchedulingEnv
 from rl.envs.spaces import Box, Discrete
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 
 class CorridorState(NamedTuple):
     cell: Any

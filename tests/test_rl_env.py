@@ -254,6 +254,7 @@ def test_everything_on_plays_and_observes(full, getkey):
     np.testing.assert_allclose(after.platform.ambient, expected, atol=0.01)
 
 
+@pytest.mark.slow
 def test_rules_play_with_every_action(full, clocked, getkey):
     for env in (full, rl.SchedulingEnv(clocked, levels="continuous")):
         observation, state = env.reset(getkey())

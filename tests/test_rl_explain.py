@@ -14,6 +14,8 @@ from rl.decisions.plots import plot_attributions, plot_decision_map, plot_value_
 from rl.decisions.ranges import ObservationRange
 from rl.decisions.records import ControlLimits
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 POSITION = 4  # of ln(deadline / 0.1 s)
 
 

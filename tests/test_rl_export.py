@@ -28,6 +28,8 @@ from rl.decisions.onnx_export import export_onnx, head_fold
 from rl.decisions.ranges import ObservationRange
 from rl.envs.spaces import Box, Discrete
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 FEATURES, ACTIONS = 7, 4
 SMALL = {"total_steps": 400, "num_envs": 4, "buffer_size": 400, "batch_size": 16, "learning_starts": 40, "train_every": 4}
 SMALL |= {"hidden": (24, 16), "log_every": 100}

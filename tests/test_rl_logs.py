@@ -14,6 +14,8 @@ from rl.files import WriteError, append_bytes
 from rl.study import event_files, progress
 from rl.study.event_files import EventFile, crc32c, framed
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 
 def row(step, episodes=3, value=-1.5):
     """A row of metrics as numbers, with the means that belong to its counts; fields that others add are 0."""

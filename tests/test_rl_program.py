@@ -23,6 +23,8 @@ from rl.agents.training import load_agent, train_many
 from rl.checkpoints import CheckpointError, load, save
 from rl.envs.spaces import Box, Discrete, Hybrid, HybridAction
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 
 class Line:
     """A point on [-1, 1]: action 0 or 1 moves it by -0.1 or 0.1; reward -x^2; natural end at the borders, limit 9 steps."""

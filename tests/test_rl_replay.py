@@ -16,6 +16,8 @@ from rl.agents.program import importance_exponent
 from rl.agents.replay import Transition, add, draw, empty_ring, empty_transition, importance_weights, mark, packed, unpacked
 from rl.agents.windows import empty_window, n_step_transition, slide
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 UNIFORM = DQNConfig(buffer_size=8, num_envs=2, batch_size=8, learning_starts=8, train_every=2)
 PRIORITIZED = dataclasses.replace(UNIFORM, prioritized=True, priority_exponent=0.5, priority_floor=0.01)
 

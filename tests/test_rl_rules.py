@@ -9,6 +9,8 @@ import costmodel
 import rl
 from rl.study.evaluation import agent_policy, evaluate_each, evaluate_runs, summarise
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 
 @pytest.fixture(scope="module")
 def env():

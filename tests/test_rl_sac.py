@@ -32,6 +32,8 @@ from rl.agents.sac_networks import TwinCritic, product, twin_values, twin_values
 from rl.agents.training import load_agent, train, train_many
 from rl.envs.spaces import Box, Discrete, Hybrid, HybridAction
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 BONUS = np.array([[0.0, 1.0, 0.2], [0.6, -0.5, 0.9]])  # [job, machine]: what a machine is worth at its best speed
 SPEED = np.array([[12.0, 26.0, 20.0], [15.0, 14.0, 12.5]])  # [job, machine]: that speed, of [10, 30]
 BEST_MACHINE, BEST_SPEED = (1, 2), (26.0, 12.5)  # by hand: the largest bonus of each row, and the speed beside it

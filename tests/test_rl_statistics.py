@@ -23,6 +23,8 @@ from rl.study.statistics import (
     target_return,
 )
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 # [runs, tasks], drawn once; the figures of rliable 1.2.0 (with arch 7.2.0 and pandas 2.3.3) below are for these.
 X = np.array([
     [0.779, 0.594, 0.563, 1.123, 0.797], [0.663, 0.788, 0.014, 0.553, 0.337], [0.936, 0.682, 1.087, 0.914, 0.433],

@@ -14,6 +14,8 @@ import xarray
 
 from rl.study.report import render_report
 
+pytestmark = pytest.mark.single  # computes in float32 whatever the default
+
 ARGUMENTS = ["study", "--steps", "6000", "--seeds", "2", "--episodes", "8", "--networks", "resnet8,fc-autoencoder"]
 ARGUMENTS += ["--algorithms", "dqn,edge-sched-dqn"]
 COMMAND = [sys.executable, "-c", "from rl.cli import main; main()", *ARGUMENTS, "--out"]
