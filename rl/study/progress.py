@@ -1,7 +1,9 @@
 """Live progress on standard error: what is being done, a bar, the rate, the newest result and the remaining time."""
 
 import contextlib
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Protocol, runtime_checkable
@@ -39,8 +41,40 @@ class RateColumn(ProgressColumn):
 def live_progress() -> Iterator[Report]:
     """A function `progress(what, done, total, note)` that draws bars on a terminal, and prints lines elsewhere.
 
-    On a terminal a bar begins when it is first reported, elsewhere the rate is that since the first report.
+    On a terminal a bar begins when it is first reported, elsewhere the rate is that since the first report. An interrupt that
+    was lost, because it came while Python was cleaning up, is raised again by the next report.
     """
+    with _interrupts() as asked, _drawn() as draw:
+
+        def progress(what: str, done: int, total: int, note: str = "") -> None:
+            if asked.is_set():
+                raise KeyboardInterrupt
+            draw(what, done, total, note)
+
+        yield progress
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """An event that is set once the user has asked to stop."""
+    asked = threading.Event()
+
+    def ask(number: int, frame: object) -> None:
+        asked.set()
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def _drawn() -> Iterator[Report]:
     console = Console(stderr=True)
     if not console.is_terminal:
         yield lines(lambda text: print(text, file=sys.stderr, flush=True), time.monotonic)
