@@ -609,7 +609,7 @@ def test_command(monkeypatch, capsys, tmp_path):
     assert code == 0 and "speedup 26.90" in printed.out and "utilisation 34.73 %" in printed.out and "conv14" in printed.out
     for arguments, expected in (
         (["resnet51"], "unknown network 'resnet51'; close: resnet50"),
-        (["tiny-yolo-v4", "--extra-pes", "-1"], "needs 117 crossbars to hold every layer once, 116 are available"),
+        (["tiny-yolo-v4", "--extra-pes", "-1"], "--extra-pes = -1 crossbars is outside its range [0, 100000]"),
         (["tiny-yolo-v4", "--crossbar", "big"], "--crossbar = 'big' is not a whole number or ROWSxCOLUMNS"),
         (["tiny-yolo-v4", "--sets", "0x1"], "sets = 0 x 1 places is outside its range"),
         (["tiny-yolo-v4", "--gantt", "/proc/chart.png"], "cannot write /proc/chart.png"),
