@@ -245,7 +245,20 @@ def test_symbolic_dimensions_are_bound_by_the_user(tmp_path):
             workloads.load(path, shapes=shapes)
 
 
-def test_profiles_do_not_read_weights_and_gradients_flow(tmp_path):
+def test_profiles_do_not_read_weights(tmp_path, monkeypatch):
+    """A layer of 10,000 weights: its numbers are read for a run, never for a profile."""
+    from workloads.importers.onnx.files import Stored
+
+    read, plain = [], Stored.read
+    monkeypatch.setattr(Stored, "read", lambda tensor: read.append(tensor.name) or plain(tensor))
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    make(tmp_path / "m.onnx", [node], {"x": (FLOAT, [1, 100])}, {"y": (FLOAT, [1, 100])}, dict(w=normal(100, 100)))
+    assert workloads.load(tmp_path / "m.onnx").total("macs") == 10_000 and read == []
+    workloads.read_network(tmp_path / "m.onnx").read_parameters()
+    assert read == ["w"]
+
+
+def test_gradients_reach_the_weights(tmp_path):
     path = tmp_path / "m.onnx"
     dynamic(path)
     network = workloads.read_network(path, {"side": 4})

@@ -11,6 +11,7 @@ import numpy as np
 from workloads.importers.nodes import Op, Unsupported, check_kernel, concrete
 from workloads.importers.onnx.elementwise import quantize
 from workloads.importers.onnx.rules import axis_of, rule
+from workloads.importers.resampling import linear, nearest
 
 # Products
 
@@ -356,15 +357,11 @@ def _resize_axis(op: Op, x: Any, axis: int, target: int, factor: float, mode: st
         raise Unsupported(f"node {op.name!r} ({op.kind}): coordinates {form!r} are not read")
     if mode == "nearest":
         rounding = op.get("nearest_mode", "round_prefer_floor" if op.kind == "Resize" and op.version >= 11 else "floor")
-        nearest = {
+        places = {
             "floor": np.floor(source),
             "ceil": np.ceil(source),
             "round_prefer_floor": np.ceil(source - 0.5),
             "round_prefer_ceil": np.floor(source + 0.5),
         }[rounding]
-        return jnp.take(x, np.clip(nearest, 0, n - 1).astype(np.int32), axis)
-    low = np.clip(np.floor(source), 0, n - 1)
-    share = np.clip(source - low, 0.0, 1.0).astype(x.dtype).reshape([-1 if i == axis else 1 for i in range(x.ndim)])
-    high = np.clip(low + 1, 0, n - 1)
-    left, right = (jnp.take(x, v.astype(np.int32), axis) for v in (low, high))
-    return left + (right - left) * share
+        return nearest(x, axis, places)
+    return linear(x, axis, source)

@@ -14,8 +14,11 @@ import numpy as np
 from jax.core import Tracer
 
 from workloads.importers.nodes import MOST_NODES, SMALL, Liveness, Op, Tensor, Unsupported, apply_rule, is_parameter, tensor
+from workloads.importers.tflite import elementwise, layers, shaping
 from workloads.importers.tflite.files import Edge, Graph, Step
 from workloads.importers.tflite.rules import RULES
+
+ROOMS = (elementwise, layers, shaping)  # importing them fills RULES
 
 
 class TfliteNetwork:
