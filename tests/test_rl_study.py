@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import xarray
 
+from rl.study.progress import live_progress
 from rl.study.report import render_report
 
 pytestmark = pytest.mark.single  # computes in float32 whatever the default
@@ -154,3 +155,23 @@ def test_an_interrupt_is_quiet(tmp_path):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 130 and "Traceback" not in errors and "goes on where it was" in errors
+
+
+def test_an_interrupt_dropped_in_a_finalizer_is_raised_by_the_next_report(capfd):
+    class Interrupting:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    with live_progress() as report:
+        Interrupting()
+        with pytest.raises(KeyboardInterrupt):
+            report("train", 1, 2)
+    assert capfd.readouterr().err == ""
+
+
+def test_an_interrupt_that_became_another_error_is_an_interrupt():
+    with pytest.raises(KeyboardInterrupt), live_progress():
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise RuntimeError from error

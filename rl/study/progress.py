@@ -41,8 +41,7 @@ class RateColumn(ProgressColumn):
 def live_progress() -> Iterator[Report]:
     """A function `progress(what, done, total, note)` that draws bars on a terminal, and prints lines elsewhere.
 
-    On a terminal a bar begins when it is first reported, elsewhere the rate is that since the first report. An interrupt that
-    was lost, because it came while Python was cleaning up, is raised again by the next report.
+    On a terminal a bar begins when it is first reported, elsewhere the rate is that since the first report.
     """
     with _interrupts() as asked, _drawn() as draw:
 
@@ -56,7 +55,11 @@ def live_progress() -> Iterator[Report]:
 
 @contextlib.contextmanager
 def _interrupts() -> Iterator[threading.Event]:
-    """An event that is set once the user has asked to stop."""
+    """An event that is set once the user has asked to stop.
+
+    Python cannot raise while it cleans up (a collector's callback, a finalizer): it prints such an interrupt and drops it. Here it
+    is not printed, and the next report raises it again. One that a library turned into an error of its own is an interrupt still.
+    """
     asked = threading.Event()
 
     def ask(number: int, frame: object) -> None:
@@ -66,10 +69,16 @@ def _interrupts() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    before = signal.signal(signal.SIGINT, ask)
+    print_dropped, before = sys.unraisablehook, signal.signal(signal.SIGINT, ask)
+    sys.unraisablehook = lambda dropped: None if dropped.exc_type is KeyboardInterrupt else print_dropped(dropped)
     try:
         yield asked
+    except Exception as error:
+        if asked.is_set():
+            raise KeyboardInterrupt from error
+        raise
     finally:
+        sys.unraisablehook = print_dropped
         signal.signal(signal.SIGINT, before)
 
 
