@@ -57,8 +57,8 @@ def live_progress() -> Iterator[Report]:
 def _interrupts() -> Iterator[threading.Event]:
     """An event that is set once the user has asked to stop.
 
-    Python cannot raise while it cleans up (a collector's callback, a finalizer): it prints such an interrupt and drops it. Here it
-    is not printed, and the next report raises it again. One that a library turned into an error of its own is an interrupt still.
+    Python cannot raise while it cleans up (a collector's callback, a finalizer): it prints such an interrupt and drops it. Here
+    it is not printed, and the next report raises it again. One that a library turned into its own error is an interrupt still.
     """
     asked = threading.Event()
 
