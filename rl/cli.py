@@ -85,17 +85,19 @@ def profile(
     shape: Annotated[
         list[str] | None, typer.Option(help="Of a file's input or symbolic dimension: NAME=1x3x224x224. May be repeated.")
     ] = None,
+    on: Annotated[str, typer.Option(help="Processor whose roofline is drawn.")] = "edge-gpu",
+    roofline: Annotated[Path | None, typer.Option(help="PNG file for the roofline.")] = None,
     json_: Json = False,
 ) -> None:
-    """Operation counts of a network.
+    """Operation counts of a network, and where its operations stand under a processor's roofline.
 
-    Example: tempo profile resnet8
+    Example: tempo profile resnet8 --on edge-gpu --roofline resnet8.png
     """
-    from rl.study.tables import parse_shape, profile_table
+    from rl.study.profiles import parse_shape, profile_report
     from workloads import load
 
     shapes = dict(parse_shape(text) for text in shape) if shape else None
-    table, value = profile_table(load(network) if shapes is None else load(network, shapes=shapes))
+    table, value = profile_report(load(network) if shapes is None else load(network, shapes=shapes), on, roofline)
     _emit(value, json_, table)
 
 

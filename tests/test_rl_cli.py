@@ -64,12 +64,15 @@ def test_help_shows_an_example_for_every_command(tempo):
         assert shown.returncode == 0 and f"Example: tempo {command}" in shown.stdout and "--json" in shown.stdout
 
 
-def test_profile(tempo):
+def test_profile(tempo, tmp_path):
     value = json.loads(tempo("profile", "resnet8", "--json").stdout)
     assert value["totals"]["macs_padded"] == 12_501_632 and value["totals"]["macs_valid"] == 11_574_592
     assert value["totals"]["parameters"] == 77_706 and value["totals"]["peak_live_elements"] == 49_152
     assert sum(row["macs"] for row in value["operations"]) == 12_501_632
-    text = tempo("profile", "kws").stdout
+    assert len(value["roofline"]["points"]) == 10 and value["roofline"]["hardware"] == "edge-gpu"
+    picture = tmp_path / "roof.png"
+    text = tempo("profile", "kws", "--on", "stm32l4r5", "--roofline", str(picture)).stdout
+    assert picture.read_bytes().startswith(b"\x89PNG") and "ridge at 0.5 MAC/B" in text
     assert "2,656,768" in text and "2,562,432" in text and "22,604" in text and "16,000" in text
 
 
@@ -131,6 +134,8 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["profile"], "Missing argument 'network'"),
         (["profile", "a.onnx", "--shape", "q"], "--shape 'q' is not NAME=1x3x224x224"),
         (["profile", "/nowhere/a.onnx"], "/nowhere/a.onnx: cannot be read: No such file"),
+        (["profile", "resnet8", "--on", "isac"], "unknown hardware 'isac'; close: isaac"),
+        (["profile", "resnet8", "--roofline", "/nowhere/r.png"], "cannot write /nowhere/r.png"),
         (["profil"], "No such command 'profil'"),
         (["evaluate", "--episodes", "0"], "episodes = 0 is outside its range"),
         (["evaluate", "--agents", ","], "--agents ',' names no checkpoint"),

@@ -253,3 +253,65 @@ def test_damaged_files_give_one_line(seed, tmp_path):
             refused += 1
             assert "\n" not in str(error) and "f.tflite" in str(error)
     assert refused > 0
+
+
+class Layers(File):
+    """Layers by name on top of `File`, weights zero, SAME padding, 32-bit floats."""
+
+    def conv(self, x, out, kernel, stride=1, relu=True, depthwise=False):
+        _, h, w, c = self.tensors[x][0]
+        y = self.tensor((1, -(-h // stride), -(-w // stride), out))
+        weights = self.constant(np.zeros((1, *kernel, out) if depthwise else (out, *kernel, c), np.float32))
+        bias = self.constant(np.zeros(out, np.float32))
+        kind, options = ("DEPTHWISE_CONV_2D", "DepthwiseConv2DOptions") if depthwise else ("CONV_2D", "Conv2DOptions")
+        more = dict(DepthMultiplier=1) if depthwise else {}
+        strides = dict(StrideH=stride, StrideW=stride, FusedActivationFunction=int(relu))
+        self.operator(kind, [x, weights, bias], [y], options, Padding=0, **strides, **more)
+        return y
+
+    def add(self, a, b):
+        y = self.tensor(self.tensors[a][0])
+        self.operator("ADD", [a, b], [y], "AddOptions", FusedActivationFunction=1)
+        return y
+
+    def head(self, x, classes):
+        """Average pool over all of space, reshape, dense, softmax."""
+        _, h, w, c = self.tensors[x][0]
+        pooled, flat, logits, y = (self.tensor(s) for s in ((1, 1, 1, c), (1, c), (1, classes), (1, classes)))
+        window = dict(StrideH=h, StrideW=w, FilterHeight=h, FilterWidth=w)
+        self.operator("AVERAGE_POOL_2D", [x], [pooled], "Pool2DOptions", Padding=1, **window)
+        self.operator("RESHAPE", [pooled, self.constant(np.asarray([-1, c], np.int32))], [flat])
+        weights = [self.constant(np.zeros(s, np.float32)) for s in ((classes, c), (classes,))]
+        self.operator("FULLY_CONNECTED", [flat, *weights], [logits], "FullyConnectedOptions")
+        self.operator("SOFTMAX", [logits], [y], "SoftmaxOptions", Beta=1.0)
+        return y
+
+
+def ds_cnn(path):
+    file = Layers()
+    inputs = file.tensor((1, 49, 10, 1))
+    x = file.conv(inputs, 64, (10, 4), stride=2)
+    for _ in range(4):
+        x = file.conv(file.conv(x, 64, (3, 3), depthwise=True), 64, (1, 1))
+    file.write(path, [inputs], [file.head(x, 12)])
+
+
+def resnet8(path):
+    file = Layers()
+    inputs = file.tensor((1, 32, 32, 3))
+    x = file.conv(inputs, 16, (3, 3))
+    for out, stride in ((16, 1), (32, 2), (64, 2)):
+        y = file.conv(file.conv(x, out, (3, 3), stride), out, (3, 3), relu=False)
+        x = file.add(file.conv(x, out, (1, 1), 2, relu=False) if stride > 1 else x, y)
+    file.write(path, [inputs], [file.head(x, 10)])
+
+
+@pytest.mark.parametrize(("name", "write"), [("ds-cnn", ds_cnn), ("resnet8", resnet8)])
+def test_a_file_and_the_jax_network_give_the_same_rows(name, write, tmp_path):
+    """The JAX networks' rows equal those of MLPerf Tiny's own files (tests/test_workloads_networks.py)."""
+    write(tmp_path / "m.tflite")
+    found, wanted = workloads.load(tmp_path / "m.tflite"), workloads.load(name)
+    for column in ("kind", "m", "n", "k", "groups", "macs", "macs_valid", "weights", "inputs", "outputs", "live"):
+        np.testing.assert_array_equal(getattr(found, column), getattr(wanted, column), err_msg=column)
+    assert (found.info.parameters, found.peak_live) == (wanted.info.parameters, wanted.peak_live)
+    assert found.info.edges == wanted.info.edges and found.info.uncounted == ()

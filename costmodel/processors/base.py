@@ -24,7 +24,7 @@ HOTSPOT = "HotSpot leakage law, uvahotspot/HotSpot f18831e"
 
 
 class Processor(ParameterTree):
-    """A machine that can run an operation table. Subclasses give `op_costs`, `static_power` and `peak_rate`."""
+    """A machine that can run an operation table. Subclasses give `op_costs`, `reference_static_power` and the two peaks."""
 
     leakage_slope: Float[Array, ""] = param(0.036, unit="1/K", lo=0.0, hi=0.1, source=HOTSPOT)
     temperature_ref: Float[Array, ""] = param(318.15, unit="K", lo=200.0, hi=500.0, source=HOTSPOT + ", ambient")
@@ -45,6 +45,10 @@ class Processor(ParameterTree):
     @abc.abstractmethod
     def peak_rate(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
         """Highest MAC rate (1/s)."""
+
+    @abc.abstractmethod
+    def peak_bandwidth(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
+        """Highest rate (B/s) of the traffic that `OpCost.bytes_moved` counts."""
 
     def static_power(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
         """Power (W) drawn while awake and doing nothing; rises exponentially with temperature.

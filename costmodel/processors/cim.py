@@ -142,6 +142,10 @@ class CrossbarChip(Processor):
         per_product = self.n_arrays * self.rows * self.filters_per_array()
         return per_product * conditions.frequency / (self.phases() * self.cycle_time)
 
+    def peak_bandwidth(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
+        """That of the buffer (B/s) at the given clock."""
+        return self.buffer_bandwidth * conditions.frequency
+
     def reference_static_power(self, conditions: Conditions) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """Leakage of all arrays with their periphery; links are always on."""
         return self.leakage_fraction * self.array_power() * self.n_arrays, self.standby_power

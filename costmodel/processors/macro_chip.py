@@ -98,6 +98,10 @@ class MacroChip(Processor):
         """Highest MAC rate (1/s)."""
         return self.n_macros * self.macro.rate() * conditions.frequency
 
+    def peak_bandwidth(self, conditions: Conditions = Conditions()) -> Scalar:
+        """Those of buffers, network (B/s, at the given clock) and memory together: bytes of all three are counted."""
+        return self.tiles * (self.buffer_bandwidth + self.network_bandwidth) * conditions.frequency + self.memory_bandwidth
+
     def reference_static_power(self, conditions: Conditions) -> tuple[Scalar, Scalar]:
         return self.n_macros * self.macro.leakage_power + self.tiles * self.tile_leakage, self.standby_power
 

@@ -45,6 +45,10 @@ class Roofline(Processor):
         """Highest MAC rate (1/s) at the given clock."""
         return self.peak_macs * conditions.frequency
 
+    def peak_bandwidth(self, conditions: Conditions = Conditions()) -> Float[Array, ""]:
+        """That of the memory (B/s), at any clock."""
+        return self.bandwidth
+
     def reference_static_power(self, conditions: Conditions) -> tuple[Float[Array, ""], Float[Array, ""]]:
         """All of the standby power is leakage."""
         return self.leakage_power, jnp.zeros(())

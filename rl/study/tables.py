@@ -15,7 +15,7 @@ from costmodel.cost import UNITS
 from physics import lookup, unknown_name
 from rl.files import write_netcdf
 from rl.study.quantities import quantity
-from workloads import OpKind, OpTable, list_networks, load
+from workloads import list_networks, load
 
 Printed = tuple[str, Any]
 MOST_POINTS = 10_000_000  # of one axis on the command line
@@ -31,46 +31,6 @@ def render(header: Sequence[str], rows: Sequence[Sequence[Any]], title: str = ""
     buffer = io.StringIO()
     Console(file=buffer, width=200, force_terminal=False).print(table)
     return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
-
-
-def profile_table(ops: OpTable) -> Printed:
-    """Every operation of a workload, and its totals."""
-    info = ops.info
-    assert info is not None
-    columns = ("macs", "macs_valid", "flops", "weights", "inputs", "outputs", "live")
-    rows, values = [], []
-    for i, name in enumerate(info.op_names):
-        kind = OpKind(int(ops.kind[i])).name.lower()
-        shape = f"{ops.m[i]}x{ops.n[i]}x{ops.k[i]}" + (f" x{ops.groups[i]}" if ops.groups[i] > 1 else "") if ops.macs[i] else ""
-        counts = {column: int(getattr(ops, column)[i]) for column in columns}
-        rows.append([i, name, kind, shape, *[f"{count:,}" for count in counts.values()]])
-        values.append({"name": name, "kind": kind} | {k: int(getattr(ops, k)[i]) for k in ("m", "n", "k", "groups")} | counts)
-    totals = {"macs_padded": ops.total("macs"), "macs_valid": ops.total("macs_valid"), "flops": ops.total("flops")}
-    totals |= {
-        "transcendentals": ops.total("transcendentals"),
-        "parameters": info.parameters,
-        "peak_live_elements": ops.peak_live,
-    }
-    lines = [render(["", "operation", "kind", "M x N x K", *columns], rows, info.name, 4)]
-    lines.append(f"MACs {totals['macs_padded']:,} with zero padding, {totals['macs_valid']:,} without; FLOPs {totals['flops']:,}")
-    lines.append(
-        f"parameters {info.parameters:,}; peak live activations {ops.peak_live:,} elements at {info.op_names[info.peak_op]}:"
-    )
-    lines.append("  " + "; ".join(info.peak_tensors))
-    lines += [f"not counted: {name} (x{count})" for name, count in info.uncounted] + [f"note: {flag}" for flag in info.flags]
-    peak = {"peak_at": info.op_names[info.peak_op], "peak_tensors": list(info.peak_tensors)}
-    extra = {"uncounted": [list(pair) for pair in info.uncounted], "flags": list(info.flags)}
-    return "\n".join(lines), {"network": info.name, "operations": values, "totals": totals, **peak, **extra}
-
-
-def parse_shape(text: str) -> tuple[str, int | tuple[int, ...]]:
-    """ "x=1x3x224x224" as an input's name and shape; "batch=8" as a dimension's name and size."""
-    name, equals, sizes = text.rpartition("=")
-    parts = sizes.lower().split("x")
-    if not (name and equals) or not all(part.isdecimal() for part in parts):
-        raise ValueError(f"--shape {text!r} is not NAME=1x3x224x224")
-    whole = tuple(int(part) for part in parts)
-    return name, whole[0] if len(whole) == 1 else whole
 
 
 def cost_table(networks: Sequence[str] | None, on: Sequence[str] | None, temperature: float) -> Printed:

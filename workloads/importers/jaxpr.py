@@ -73,6 +73,17 @@ def _profile(
     closed: Any, leaves: list[Any], positions: set[int], trip_count: int | None, label: str, strict: bool, fuse: bool
 ) -> OpTable:
     """The table of a traced function."""
+    graph = flat_graph(closed, leaves, positions, trip_count, label)
+    uncounted = tuple(sorted(Counter(n.primitive for n in graph.nodes if cost_of(n) is None).items()))
+    if strict and uncounted:
+        raise ValueError(
+            f"{label}: no rule for {', '.join(f'{p} (x{c})' for p, c in uncounted)}; strict=False lists them instead"
+        )
+    return table_of(graph, group(graph, fuse=fuse), label, uncounted)
+
+
+def flat_graph(closed: Any, leaves: list[Any], positions: set[int], trip_count: int | None, label: str) -> Graph:
+    """The flat graph of a traced function whose arguments at `positions` are parameters; ValueError if nothing is left of it."""
     flattener = Flattener(trip_count)
     graph = flattener.graph
     for position, path, leaf in leaves:
@@ -83,12 +94,7 @@ def _profile(
     graph.prune()
     if not graph.nodes:
         raise ValueError(f"{label}: no operation depends on an argument that is not a parameter; there is nothing to profile")
-    uncounted = tuple(sorted(Counter(n.primitive for n in graph.nodes if cost_of(n) is None).items()))
-    if strict and uncounted:
-        raise ValueError(
-            f"{label}: no rule for {', '.join(f'{p} (x{c})' for p, c in uncounted)}; strict=False lists them instead"
-        )
-    return _table(graph, group(graph, fuse=fuse), label, uncounted)
+    return graph
 
 
 def _check(args: Sequence[Any], weights: Sequence[int], trip_count: int | None) -> set[int]:
@@ -107,7 +113,8 @@ def _argument(flattener: Flattener, parameter: bool, label: str, leaf: Any) -> V
     return Value(tuple(aval.shape), aval.dtype, math.prod(aval.shape), constant=False, label=label)
 
 
-def _table(graph: Graph, groups: list[Group], label: str, uncounted: tuple[tuple[str, int], ...]) -> OpTable:
+def table_of(graph: Graph, groups: list[Group], label: str, uncounted: tuple[tuple[str, int], ...]) -> OpTable:
+    """One row for each group; `uncounted` are the primitives without a rule, with how often they occur."""
     row_of = {id(node): row for row, own in enumerate(groups) for node in own.nodes}
     alive = lifetimes(graph, groups)
     wanted = {id(v.root) for own in groups for v in external(own)}

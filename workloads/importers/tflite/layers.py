@@ -135,9 +135,18 @@ def max_pool(op: Op, x: Any) -> Any:
 def average_pool(op: Op, x: Any) -> Any:
     """The mean of the elements of each window that lie in the image."""
     x = real(op, 0)
-    zero = np.zeros((), x.dtype)
-    counts = _pool(op, jnp.ones((1, *x.shape[1:3], 1), x.dtype), zero, jax.lax.add)
-    return stored(op, _pool(op, x, zero, jax.lax.add) / counts)
+    total = _pool(op, x, np.zeros((), x.dtype), jax.lax.add)
+    inside = [_inside(op, axis, x.shape[i], total.shape[i]) for i, axis in ((1, "Height"), (2, "Width"))]
+    counts = inside[0][:, None, None] * inside[1][:, None]
+    return stored(op, total / (counts if np.ptp(counts) else counts.flat[0]).astype(x.dtype))
+
+
+def _inside(op: Op, axis: str, size: int, places: int) -> np.ndarray:
+    """Elements of each window along "Height" or "Width" that lie in the image."""
+    window, stride = option(op, f"Filter{axis}"), option(op, f"Stride{axis[0]}")
+    low = jax.lax.padtype_to_pads((size,), (window,), (stride,), _padding(op))[0][0]
+    first = stride * np.arange(places) - low
+    return np.minimum(first + window, size) - np.maximum(first, 0)
 
 
 REDUCTIONS = {
