@@ -12,12 +12,20 @@ puma        PUMA (ASPLOS 2019): 52.31 TOPS, 62.5 W, 90.6 mm2 at 16 bit.
 neurram, pcm64, jia2020, wang2022, colonnade, aimc1..3, dimc1..4
             Measured chips: the macros of `costmodel.processors.silicon` on a chip whose buffer, network and memory outside are
             assumed (the published figures cover the macros); compared with silicon in `costmodel.studies.validation`.
+gemmini     Gemmini's default systolic array (DAC 2021): 16 x 16 int8 weight stationary, 256 KiB + 64 KiB, 1 GHz; energies are
+            DOSA's fits to Accelergy's 40 nm tables. Leakage is assumed.
+neoverse-v1, neoverse-v2, neoverse-n2, a64fx
+            One core with scalable vectors, f32, packed layouts; other types, NEON and its numbers in
+            `costmodel.processors.vector_cores`.
+nexys_video, custom_a7, v80
+            FPGA boards with the latency of every instruction, see `costmodel.memory.boards`; nothing overlaps.
 """
 
 import difflib
 from collections.abc import Callable
 from functools import partial
 
+from costmodel.memory.boards import BOARDS
 from costmodel.platform import Platform
 from costmodel.processors.base import Processor
 from costmodel.processors.cim import CrossbarChip
@@ -37,6 +45,8 @@ from costmodel.processors.silicon import (
     puma_array,
     wang2022,
 )
+from costmodel.processors.systolic import Systolic
+from costmodel.processors.vector_cores import list_vector_cores, vector_core
 from physics import SharedPackage, load_device, replace, unknown_name, with_sources
 
 CLOCK, LANES = 120e6, 2  # STM32L4R5: Hz, int16 MACs per cycle (SMLAD)
@@ -180,6 +190,22 @@ def _published(make: Callable[[], Macro], count: int) -> MacroChip:
     return _measured(make(), count)
 
 
+def gemmini() -> Systolic:
+    """Gemmini's default systolic array; the energies are predictions of Timeloop and Accelergy, not measurements."""
+    dosa = "DOSA, Hong et al., MICRO 2023, fitted to Accelergy at 40 nm"
+    return with_sources(
+        Systolic(),
+        {
+            "energy_per_mac": ((0.5608 + 0.48746) * 1e-12, f"{dosa}: MAC and weight register"),
+            "energy_buffer": ((0.49 + 0.02513 * 256) * 1e-12, f"{dosa}: scratchpad of 256 KiB"),
+            "energy_accumulator": ((1.94 + 0.1005 * 64 / 16) * 1e-12, f"{dosa}: accumulators of 64 KiB in 16 columns"),
+            "energy_memory": (100e-12, f"{dosa}: memory outside, one 8-bit word"),
+            "energy_vector": (0.5608e-12, "assumed: that of a MAC"),
+            "leakage_power": (10e-3, "assumed: a tenth of the power at full activity"),
+        },
+    )
+
+
 def edge_platform() -> Platform:
     """The three edge processors in one fanless package (8 K/W from case to ambient, assumed)."""
     processors = {"cpu": stm32l4r5(), "gpu": edge_gpu(), "pim": edge_pim()}
@@ -208,6 +234,9 @@ HARDWARE: dict[str, Callable[[], Processor]] = {
     "wang2022": lambda: _measured(wang2022(), 1),
     "colonnade": lambda: _measured(colonnade(), 1),
     **{name: partial(_published, make, BANKS[name]) for name, make in CHIPS.items()},
+    **BOARDS,
+    "gemmini": gemmini,
+    **{name: partial(vector_core, name) for name in list_vector_cores()},
 }
 PLATFORMS: dict[str, Callable[[], Platform]] = {"edge": edge_platform}
 

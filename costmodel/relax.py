@@ -135,6 +135,20 @@ def minimum(a: Value, b: Value, policy: Relaxation = HARD) -> Float[Array, "..."
     return _through(exact, smooth) if policy.name == "straight_through" else smooth
 
 
+def fits(need: Value, capacity: Value, policy: Relaxation = HARD) -> Float[Array, "..."]:
+    """1 where a positive `need` is at most `capacity`, else 0; gradient 0.
+
+    soft: need^-s / (need^-s + (capacity + 1/2)^-s), between 0 and 1 and 1/2 half an element above the capacity.
+    STRAIGHT_THROUGH: the exact value with that slope.
+    """
+    need, capacity = _as_floats(need, capacity)
+    exact = (need <= capacity).astype(need.dtype)
+    if policy.name == "hard":
+        return exact
+    smooth = jax.nn.sigmoid(policy.sharpness * (jnp.log(capacity + 0.5) - jnp.log(need)))
+    return _through(exact, smooth) if policy.name == "straight_through" else smooth
+
+
 def _as_floats(*values: Value) -> list[Array]:
     dtype = jnp.result_type(float)
     return [jnp.asarray(value, dtype) for value in values]

@@ -20,6 +20,11 @@ from .decisions.onnx_export import export_onnx
 from .decisions.plots import plot_attributions, plot_decision_map, plot_value_gaps
 from .decisions.ranges import ObservationRange, training_range
 from .decisions.records import ControlDecision, ControlLimits
+from .decisions.router import ComplexityRouter, RoutedBatch
+from .decisions.routing_tiers.guides import Guide, load_guide
+from .decisions.routing_tiers.reports import RouteOption, RoutingReport
+from .decisions.routing_tiers.states import HardwareState
+from .decisions.routing_tiers.training import train_guide
 from .envs.ambients import AmbientTrace
 from .envs.dag_problems import SchedulingProblem, scheduling_problem, stack_problems
 from .envs.dag_simulator import Heat
@@ -54,6 +59,7 @@ __all__ = [
     "AmbientTrace",
     "Box",
     "CheckpointError",
+    "ComplexityRouter",
     "Context",
     "ControlDecision",
     "ControlLimits",
@@ -70,6 +76,8 @@ __all__ = [
     "GraphTrainResult",
     "GridNodes",
     "GridRoutingEnv",
+    "Guide",
+    "HardwareState",
     "Heat",
     "Hybrid",
     "HybridAction",
@@ -79,9 +87,12 @@ __all__ = [
     "PrecisionEnv",
     "PrecisionParams",
     "PrecisionState",
+    "RouteOption",
+    "RoutedBatch",
     "RoutingGrid",
     "RoutingOptimum",
     "RoutingParams",
+    "RoutingReport",
     "RoutingState",
     "SACConfig",
     "Schedule",
@@ -111,6 +122,7 @@ __all__ = [
     "interquartile_mean",
     "load_agent",
     "load_graph_scheduler",
+    "load_guide",
     "load_policy",
     "lower_bound",
     "make_train",
@@ -137,6 +149,7 @@ __all__ = [
     "target_return",
     "train",
     "train_graph_scheduler",
+    "train_guide",
     "train_many",
     "training_problems",
     "training_range",

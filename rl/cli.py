@@ -107,16 +107,33 @@ def cost(
     on: Annotated[list[str] | None, typer.Option(help="Processor name; may be repeated. Default: all.")] = None,
     temperature: Annotated[float, typer.Option(help="Junction temperature in Celsius.")] = 45.0,
     validate: Annotated[bool, typer.Option("--validate", help="Print how the models compare with published figures.")] = False,
+    tiling: Annotated[
+        bool, typer.Option("--tiling", help="Tiles and double buffering in a small memory instead; the options below go with it.")
+    ] = False,
+    memory: Annotated[str, typer.Option(help="Memory hierarchy: gap9, siracusa, gap8 or deeploy-test.")] = "gap9",
+    l1: Annotated[float | None, typer.Option(help="Bytes of L1; default: the hierarchy's.")] = None,
+    home: Annotated[str, typer.Option(help="Where the tensors live: L2, or L3 (through L2).")] = "L2",
+    tile_rule: Annotated[str, typer.Option(help="exhaustive, gradient, largest, first, or all, side by side.")] = "exhaustive",
+    training: Annotated[bool, typer.Option("--training", help="A training step instead of an inference.")] = False,
+    timeline: Annotated[Path | None, typer.Option(help="PNG of the operation that double buffering shortens most.")] = None,
     json_: Json = False,
 ) -> None:
-    """Latency, energy and the active bound of networks on processors.
+    """Latency, energy and the active bound of networks on processors; with --tiling, their tiles in a small memory.
 
     Example: tempo cost resnet8 --on isaac --on stm32l4r5
+
+    Example: tempo cost resnet8 --tiling --training --memory gap9 --timeline resnet8.png
     """
     from rl.study import tables
 
     _use_compilation_cache()
-    table, value = tables.validation_table() if validate else tables.cost_table(networks, on, temperature)
+    if tiling:
+        from rl.study.tilings import published_table, tiling_table
+
+        settings = (networks, memory, l1, home.upper(), tile_rule, training, timeline)
+        table, value = published_table() if validate else tiling_table(*settings)
+    else:
+        table, value = tables.validation_table() if validate else tables.cost_table(networks, on, temperature)
     _emit(value, json_, table)
 
 
@@ -242,10 +259,12 @@ def evaluate(
 
 @app.command()
 def route(
-    task: Annotated[str, typer.Argument(help="Network to run, such as resnet8.")],
+    task: Annotated[str, typer.Argument(help="What to run: a network (resnet8), a kernel (fft, gemm 512x512x512) or a file.")],
     temperature: Annotated[float, typer.Option(help="Temperature of every junction in Celsius.")] = 45.0,
     deadline: Annotated[float, typer.Option(help="Seconds until the result is due.")] = 0.1,
-    load: Annotated[float, typer.Option(help="Seconds of work that already wait on every processor; 0: all asleep.")] = 0.0,
+    load: Annotated[
+        float, typer.Option(help="Seconds of work that wait on every processor; 0: none (of networks: all asleep).")
+    ] = 0.0,
     gap: Annotated[float, typer.Option(help="Mean seconds between tasks.")] = 0.3,
     resident: Annotated[bool, typer.Option(help="Are the weights on the memory chip, freshly written?")] = True,
     agent: Annotated[
@@ -257,6 +276,8 @@ def route(
     """Where one task should run, why, and what every alternative would cost.
 
     Example: tempo route resnet8 --temperature 45 --agent dqn.npz
+
+    Example: tempo route "fft n=2^20" --temperature 45
     """
     from rl.study.routes import route_table
 

@@ -19,7 +19,6 @@ from costmodel import (
     CrossbarChip,
     Roofline,
     estimate,
-    list_hardware,
     load_hardware,
     soft,
 )
@@ -28,6 +27,9 @@ from workloads import OpKind, OpTable, make_table
 
 X64 = jax.config.read("jax_enable_x64")
 COLD = 318.15  # K, reference temperature of the leakage law
+# one or two of every family of processors; what is left out differs from these in numbers alone
+FAMILIES = ("stm32l4r5", "edge-gpu", "edge-pim", "isaac", "isaac-ce", "neurram", "aimc1", "colonnade")
+FAMILIES += ("gemmini", "neoverse-v1", "nexys_video")
 POLICIES = (HARD, STRAIGHT_THROUGH, soft(4.0))
 
 
@@ -137,7 +139,7 @@ def test_an_operation_without_work_is_free_and_its_gradients_are_finite():
 # Identities -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list_hardware())
+@pytest.mark.parametrize("name", FAMILIES)
 def test_energy_and_latency_are_the_sums_of_their_parts(name, price):
     conditions = Conditions(temperature=350.0, voltage=0.9, frequency=0.8, resident=0.3)
     cost = price(name, conditions)
@@ -151,7 +153,7 @@ def test_energy_and_latency_are_the_sums_of_their_parts(name, price):
     assert cost.relaxation == "hard"
 
 
-@pytest.mark.parametrize("name", list_hardware())
+@pytest.mark.parametrize("name", FAMILIES)
 def test_padding_rows_cost_nothing(name, price):
     cost = price(name, Conditions(resident=0.0))
     for index, network in enumerate(workloads.list_networks()):
@@ -172,10 +174,10 @@ def test_batches_equal_single_tables(name, price):
             )
 
 
-def test_all_hardware_prices_very_large_operations():
+def test_every_family_prices_very_large_operations():
     # M = N = K = 1e9 would be 1e27 products, beyond the table's range; the dimensions alone must not overflow
     table = make_table([dict(kind=OpKind.DENSE, m=10**9, n=10**9, k=10**9, macs=2.0**52, flops=2.0**53, weights=2.0**53)] * 2)
-    for name in list_hardware():
+    for name in FAMILIES:
         hardware = load_hardware(name)
         cost = estimate(hardware, table)
         assert all(np.isfinite(x) and x > 0 for x in (cost.latency, cost.energy, cost.power)), name
@@ -340,7 +342,7 @@ def test_scaling_all_rates_together_only_scales_time(compare):
     np.testing.assert_allclose(after.utilization, before.utilization, rtol=3e-6)
 
 
-@pytest.mark.parametrize("name", list_hardware())
+@pytest.mark.parametrize("name", FAMILIES)
 def test_leakage_is_exponential_in_temperature_and_linear_in_supply(name):
     hardware = load_hardware(name)
     leakage, standby = (float(x) for x in hardware.reference_static_power(Conditions()))

@@ -147,7 +147,9 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["train", "--set", "gamma=1", "--set", "gamma=0.9"], "--set names 'gamma' twice"),
         (["train", "--steps", "12345"], "total_steps = 12345 must be a multiple of"),
         (["study", "--algorithms", "dqn,ppo"], "unknown algorithm 'ppo'"),
-        (["route", "resnet9"], "unknown network 'resnet9'; close: resnet8"),
+        (["route", "resnet9"], "unknown workload 'resnet9'; close: resnet8"),
+        (["route", "fft", "--agent", "/nowhere/a.npz"], "unknown network 'fft'"),
+        (["route", "gemm 3x4"], "gemm takes one, or m x n x k"),
         (["route", "resnet8", "--temperature", "-300"], "--temperature = -300 C is outside its range [-73.15, 226.85] C"),
         (["route", "resnet8", "--deadline", "0"], "--deadline (s) = 0.0 must be a number in (0, 1e+06]"),
         (["route", "resnet8", "--load", "-1"], "--load (s) = -1.0 must be a number in [0, 1e+06]"),
@@ -210,6 +212,13 @@ def test_evaluate_compares_agents_rules_and_the_optimum(tempo, trained):
 def test_evaluate_prints_a_table(tempo, trained):
     text = tempo("evaluate", str(trained / "0.npz"), "--no-optimum", "--episodes", "2", *NETWORKS).stdout
     assert "slack-greedy (READYS baseline)" in text and "DQN" in text and "beats best rule" in text and "optimal" not in text
+
+
+def test_route_answers_kernels_by_the_router(tempo):
+    value = json.loads(tempo("route", "fft n=2^20", "--deadline", "10", "--json").stdout)
+    assert (value["target"], value["tier_used"]) == ("GPU", "TIER2_SKLEARN") and value["task"] == "fft n=1048576"
+    text = tempo("route", "lu 600", "--temperature", "130").stdout
+    assert "would get too hot" in text and "<- chosen" in text and "TIER1_FEASIBILITY" in text
 
 
 def test_route_tells_target_reason_and_alternatives(tempo, trained):

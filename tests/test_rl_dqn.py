@@ -310,6 +310,17 @@ def test_dueling_head_has_the_value_as_its_mean(getkey: Any) -> None:
     np.testing.assert_allclose(dueling_values(value, advantage + 7.0), dueling_values(value, advantage), atol=2e-6)
 
 
+def test_known_rewards_join_the_values_scaled(getkey: Any) -> None:
+    """Q = 0.1 (2, -3) + Q', Q' the same network without: the last two of five features are the rewards of the two actions."""
+    plain, knowing = (DuelingQNetwork(2, (8,), known_scale=scale) for scale in (None, 0.1))
+    params = plain.init(getkey(), jnp.zeros((5, 1)))
+    features = jnp.array([[0.3, -0.2, 1.0, 2.0, -3.0]])
+    added = action_values(knowing, params, features) - action_values(plain, params, features)
+    np.testing.assert_allclose(added, [[0.2, -0.3]], atol=1e-6)
+    assert make_network(DQNConfig(known_rewards=True, reward_scale=0.25), 2).known_scale == 0.25
+    assert make_network(DQNConfig(), 2).known_scale is None
+
+
 def test_learning_rate_falls_with_updates_and_the_gradient_norm_is_clipped() -> None:
     """Constant gradients make Adam's step the rate itself: after u of n updates it is rate (1 - u / n)."""
     config = DQNConfig(total_steps=1000, learning_starts=200, log_every=100, learning_rate=0.1)
@@ -486,6 +497,7 @@ def test_learns_to_balance_the_pole() -> None:
         ({"target_soft_factor": 0.01}, "target_update_every = 50 and target_soft_factor = 0.01: exactly one must be set"),
         ({"target_update_every": None}, "exactly one must be set"),
         ({"target_update_every": None, "target_soft_factor": 0.0}, r"target_soft_factor = 0.0 must be a number in \(0, 1\]"),
+        ({"known_rewards": True, "normalize": True}, "known_rewards = True must be false where normalize = True"),
         ({"learning_rate": float("nan")}, r"learning_rate = nan must be a number in \(0, inf\)"),
         ({"gamma": 1.1}, r"gamma = 1.1 must be a number in \[0, 1\]"),
         ({"epsilon_fraction": 0.0}, r"epsilon_fraction = 0.0 must be a number in \(0, 1\]"),

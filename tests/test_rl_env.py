@@ -11,6 +11,7 @@ import pytest
 import costmodel
 import rl
 from costmodel.weights import JUST_WRITTEN
+from rl.envs.foresight import foreseen, foreseen_names
 from rl.envs.resets import restart_where
 from workloads import Burst, TaskStream, load
 
@@ -353,6 +354,57 @@ def test_restarting_takes_unbatched_arguments_and_any_tree():
 
 
 # Spaces ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def foreseeing():
+    return rl.SchedulingEnv(costmodel.load_platform("edge"), foresight=True)
+
+
+def test_foresight_appends_entries_and_changes_nothing_else(env, foreseeing, getkey):
+    key = getkey()
+    (plain, plain_state), (more, state) = env.reset(key), foreseeing.reset(key)
+    extra = foreseeing.observation_names[len(plain) :]
+    assert foreseeing.observation_names[: len(plain)] == env.observation_names and len(set(extra)) == len(extra) == 12
+    assert np.array_equal(more[: len(plain)], plain) and more.shape == (len(foreseeing.observation_names),)
+    for ours, theirs in zip(jax.tree.leaves(state), jax.tree.leaves(plain_state), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
+def test_foreseen_rewards_are_those_of_a_step_with_the_mean_gap(foreseeing, getkey):
+    """The last entries are what `step` pays, of any reward weights, where the next task happens to come after the mean gap."""
+    params = foreseeing.default_params._replace(energy_weight=3.0, miss_penalty=0.5, max_steps=7)
+    observation, before, after, *_ = play(foreseeing, getkey(), 400, params)
+    assert np.all(np.isfinite(observation)) and np.abs(observation).max() < 20
+    states = after._replace(gap=after.mean_gap)
+    pay = jax.jit(jax.vmap(lambda s, a: foreseeing.step(jax.random.key(0), s, a, params)[2], (0, None)))
+    for action in range(foreseeing.num_actions):
+        found = np.asarray(observation)[:, -foreseeing.num_actions + action]
+        assert np.allclose(found, pay(states, jnp.asarray(action)), rtol=1e-4, atol=1e-5)
+    assert len(set(np.asarray(before.network).tolist())) == 4
+
+
+def test_runs_left_are_counted_by_hand(foreseeing, getkey):
+    """Half of the budget left and runs that cost e^-7 of it: 0.5 e^7 = 548.3 runs, ln 549.3 / 5 = 1.2617."""
+    platform, (_, state) = foreseeing.platform, foreseeing.reset(getkey())
+    chip, budget = platform.chip("pim"), float(jnp.log(platform.hazard_budget))
+    cells = state.platform.cells["pim"]
+    half = cells.lost.restart(jnp.ones(4, bool), budget + np.log(0.5))
+    cells = cells._replace(resident=jnp.array([1.0, 0.0, 1.0, 1.0]), lost=half)
+    now = state.platform._replace(cells={"pim": cells}, idle=jnp.array([0.0, 0.025, 0.0]))
+    rate = float(chip.cell.log_loss(now.temperature[2], 0.0, 1.0))  # of one read
+    reads = foreseeing.offers.reads.at[3, 2].set(np.exp(budget - 7.0 - rate))
+    named = dict(
+        zip(
+            foreseen_names(platform, foreseeing.stream.networks),
+            foreseen(platform, foreseeing.offers._replace(reads=reads), now),
+            strict=True,
+        )
+    )
+    assert named["ln(1 + runs left of resnet8 on pim) / 5"] == pytest.approx(1.2617, abs=2e-3)
+    assert named["share of the hazard budget left of resnet8 on pim"] == pytest.approx(0.5, abs=1e-4)
+    assert named["ln(1 + runs left of mobilenet-v1-0.25 on pim) / 5"] == 0  # not on the chip
+    assert named["share of its linger left to gpu"] == pytest.approx(0.75, abs=1e-5)  # 25 ms of 100 ms are over
 
 
 def test_hybrid_actions(getkey):

@@ -17,7 +17,7 @@ import rl
 from rl.agents import registry
 from rl.agents.algorithm import Algorithm, UpdateReport, action_space, example_action
 from rl.agents.config import TrainingConfig
-from rl.agents.presets import acrobot, cartpole, edge_sched_dqn
+from rl.agents.presets import acrobot, cartpole, edge_sched_dqn, routing_dqn, routing_sac
 from rl.agents.program import make_program
 from rl.agents.training import load_agent, train_many
 from rl.checkpoints import CheckpointError, load, save
@@ -298,6 +298,12 @@ def test_presets_are_for_a_hundred_thousand_steps_and_can_be_changed() -> None:
     for preset in (cartpole, acrobot):
         assert preset().total_steps == 100_000
         assert preset(total_steps=50_000).total_steps == 50_000
+
+
+@pytest.mark.parametrize("preset", [routing_dqn, routing_sac])
+def test_routing_presets_know_rewards_and_look_far_ahead(preset: Any) -> None:
+    assert preset().known_rewards and preset().gamma > 0.99
+    assert preset(total_steps=50_000, gamma=0.9).gamma == 0.9
 
 
 @pytest.mark.slow

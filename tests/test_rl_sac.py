@@ -12,6 +12,7 @@ import pytest
 
 from rl.agents import sac
 from rl.agents.program import TrainResult
+from rl.agents.q_learning import epsilon_at
 from rl.agents.replay import Transition
 from rl.agents.sac_actions import ActionForm, action_form, from_action, to_action
 from rl.agents.sac_config import SACConfig
@@ -211,6 +212,35 @@ def test_the_critic_of_one_choice_does_not_see_the_amounts_of_others(getkey):
     own = np.eye(3, dtype=bool)
     assert np.all(slopes[:, ~own] == 0) and np.all(np.abs(slopes[:, own]).sum((-1, -2)) > 0)
     np.testing.assert_allclose(one_by_one, values, rtol=1e-5, atol=1e-6)
+
+
+def test_known_rewards_join_both_critics_scaled(getkey):
+    """Q_i = 0.1 (2, -3) + Q_i', Q_i' the same critics without: the last two features are the rewards of the two choices."""
+    plain, knowing = (TwinCritic(2, 0, (8,), known_scale=scale) for scale in (None, 0.1))
+    slots = jnp.zeros((0, 1, 1), jnp.float32)
+    columns = jnp.array([[0.3], [-0.2], [2.0], [-3.0]])
+    params = plain.init(getkey(), columns, slots)
+    amounts = jnp.zeros((2, 0, 1), jnp.float32)
+    added = twin_values(knowing, params, columns, amounts) - twin_values(plain, params, columns, amounts)
+    np.testing.assert_allclose(added[:, :, 0], [[0.2, -0.3]] * 2, atol=1e-6)
+
+
+def test_known_rewards_need_choices():
+    form = ActionForm("continuous", 1, (-1.0,), (1.0,), (1,))
+    with pytest.raises(ValueError, match="known_rewards = True must be false for a continuous action space"):
+        agent_of(form, known_rewards=True)
+
+
+def test_random_actions_are_uniform_and_as_frequent_as_told(getkey):
+    """With epsilon 0.6 a policy sure of the first of 3 choices takes it with the chance 0.4 + 0.6 / 3 = 0.6."""
+    key, batch = getkey(), 20_000
+    choice, amount = jnp.zeros(batch, jnp.int32), jnp.full((1, batch), 2.0)  # amounts beyond 1 mark what was not drawn
+    choice, amount = (np.asarray(x) for x in sac.stirred(FORMS["hybrid"], choice, amount, key, jnp.float32(0.6)))
+    np.testing.assert_allclose(np.bincount(choice) / batch, [0.6, 0.2, 0.2], atol=0.012)  # 3.5 standard deviations
+    drawn = amount[0] < 1.5
+    assert abs(drawn.mean() - 0.6) < 0.012 and abs(amount[0, drawn].mean()) < 0.02 and np.abs(amount[0, drawn]).max() <= 1
+    agent = agent_of(FORMS["discrete"], epsilon_start=0.5, epsilon_end=0.1, epsilon_fraction=0.5, total_steps=4_000)
+    assert [round(float(epsilon_at(agent.config, jnp.int32(n))), 6) for n in (0, 1_000, 3_000)] == [0.5, 0.3, 0.1]
 
 
 @pytest.mark.parametrize("kind", FORMS)
@@ -417,6 +447,8 @@ def test_spaces_that_cannot_be_acted_in_are_refused(space, text):
         ("choice_entropy", 1.1),
         ("choice_entropy", math.nan),
         ("amount_entropy", 0.7),
+        ("epsilon_start", 1.1),
+        ("epsilon_fraction", 0.0),
         ("amount_entropy", -math.inf),
         ("hidden", ()),
         ("batch_size", 0),

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 import workloads
-from workloads.kernels import KERNELS, Kernel, build_kernel_index, complexity, find_kernel, gemm
+from workloads.kernels import KERNELS, Kernel, complexity, find_kernel, gemm
+from workloads.names import build_index
 
 MAIN = {k.name: next(iter(k.sizes)) for k in KERNELS}  # the size that a kernel grows with
 
@@ -63,7 +64,7 @@ def test_names_and_aliases():
     with pytest.raises(ValueError, match="known: gemm"):
         find_kernel("zzzz")
     with pytest.raises(ValueError, match="claimed by both 'a' and 'b'"):
-        build_kernel_index([Kernel("a", ("x y",), gemm, ""), Kernel("b", ("X-Y",), gemm, "")])
+        build_index([Kernel("a", ("x y",), gemm, ""), Kernel("b", ("X-Y",), gemm, "")])
 
 
 @pytest.mark.parametrize(

@@ -251,7 +251,8 @@ def test_catalog_errors_are_one_line(call, message):
 
 
 def test_duplicate_alias_is_refused():
-    from workloads.catalog import ENTRIES, Entry, build_index
+    from workloads.catalog import ENTRIES, Entry
+    from workloads.names import build_index
 
     twin = Entry("other", ("KWS",), "DSCNN", (1,), 1, softmax=False)
     with pytest.raises(ValueError, match="'KWS' is claimed by both 'ds-cnn' and 'other'"):

@@ -1,26 +1,28 @@
 """Workloads by name: `load("resnet8")` is the operation table of a deployed network.
 
-Two suites: the four networks of MLPerf Tiny ("mlperf-tiny"), and larger convolutional networks ("vision").
+Three suites: the four networks of MLPerf Tiny ("mlperf-tiny"), larger convolutional networks ("vision"), and spiking networks
+with an ordinary rival ("spiking", see `workloads.spiking.models`).
 
 Deployed means one input at a time, batch normalisation folded, 32-bit floating point and, where the reference network
 has one, its softmax head. `OpTable.with_bits(activation=8, weight=8)` gives the quantised version.
 """
 
 import dataclasses
-import difflib
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from workloads.importers.jaxpr import profile
+from workloads.names import find
 from workloads.ops import OpTable
 
-FILE_SUFFIXES = (".onnx", ".tflite")
+FILE_SUFFIXES = (".onnx", ".tflite", ".nir")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,26 +67,19 @@ ENTRIES = (
     Entry("resnet50", ("resnet-50",), "ResNet50", (224, 224, 3), 2048, softmax=False, suite="vision"),
     Entry("resnet101", ("resnet-101",), "ResNet101", (224, 224, 3), 2048, softmax=False, suite="vision"),
     Entry("resnet152", ("resnet-152",), "ResNet152", (224, 224, 3), 2048, softmax=False, suite="vision"),
+    Entry("gsc-snn", (), "gsc_snn", (20,), 35, softmax=False, suite="spiking"),
+    Entry("gsc-m5", (), "gsc_m5", (1, 8000), 35, softmax=False, suite="spiking"),
+    Entry("nmnist-scnn", (), "nmnist_scnn", (2, 34, 34), 10, softmax=False, suite="spiking"),
 )
-ROOMS = {"mlperf-tiny": "workloads.networks.mlperf_tiny", "vision": "workloads.networks.vision"}
-
-
-def build_index(entries: Iterable[Entry]) -> dict[str, Entry]:
-    """Entries by name and alias, in lower case; ValueError if two claim the same one."""
-    index: dict[str, Entry] = {}
-    for entry in entries:
-        for name in (entry.name, *entry.aliases):
-            if name.lower() in index:
-                raise ValueError(f"network name {name!r} is claimed by both {index[name.lower()].name!r} and {entry.name!r}")
-            index[name.lower()] = entry
-    return index
-
-
-INDEX = build_index(ENTRIES)
+ROOMS = {
+    "mlperf-tiny": "workloads.networks.mlperf_tiny",
+    "vision": "workloads.networks.vision",
+    "spiking": "workloads.spiking.models",
+}
 
 
 def list_networks(suite: str = "mlperf-tiny") -> tuple[str, ...]:
-    """Names of the networks of one suite ("mlperf-tiny" or "vision"), without aliases; ValueError for another suite.
+    """Names of the networks of one suite ("mlperf-tiny", "vision" or "spiking"), without aliases; ValueError for another suite.
 
     `load` and `load_network` know all of them, and their aliases (kws, vww, ad, ic, ...).
     """
@@ -102,19 +97,32 @@ def load(
 ) -> OpTable:
     """The operation table of a named network, of a file, or of a function.
 
-    `load("resnet8")` takes a name of `list_networks()` or an alias, in upper or lower case. `load("model.onnx")` and
-    `load("model.tflite")` read a file; `shapes` binds its inputs, as for `read_network`. `load(fn, *args, weights=(0,))` is
-    `profile(fn, *args, weights=(0,))`; a file takes `profile`'s other options too. Tables are cached by content.
+    `load("resnet8")` takes a name of `list_networks()` or an alias, in any spelling. `load("model.onnx")` and
+    `load("model.tflite")` read a file; `shapes` binds its inputs, as for `read_network`. `load("net.nir", steps=100)` reads a
+    spiking network and counts that many time steps (1 by default). `load(fn, *args, weights=(0,))` is
+    `profile(fn, *args, weights=(0,))`; .onnx and .tflite files take `profile`'s other options too. `load(module, *args)` exports
+    a torch module to ONNX first. Tables are cached by content.
     Raises ValueError for an unknown name (with close matches), for a file that cannot be read or needs a shape, and for
     arguments that do not go with the source.
     """
     if callable(source):
         if shapes is not None:
             raise ValueError("shapes go with a file; a function's come from its arguments")
+        if "torch" in sys.modules:
+            from workloads.importers.torch_modules import is_torch_module, profile_torch
+
+            if is_torch_module(source):
+                if weights:
+                    raise ValueError("weights go with a function; a torch module knows its own")
+                return profile_torch(source, *args, **options)
         return profile(source, *args, weights=weights, **options)
     name = os.fspath(source)
     if args or weights:
         raise ValueError(f"arguments go with a function, not with {name!r}")
+    if name.lower().endswith(".nir"):
+        from workloads.spiking.nir import profile_nir
+
+        return profile_nir(name, shapes, **options)
     if name.lower().endswith(FILE_SUFFIXES):
         from workloads.importers.graph_files import profile_file  # here: names need none of the importers
 
@@ -134,21 +142,27 @@ def load_network(name: str) -> Network:
 def load_deployed(name: str) -> Deployed:
     """The network called `name` (name or alias) as it is deployed, batch normalisation folded; ValueError if it is unknown."""
     entry = _find(name)
+    if entry.suite == "spiking":
+        from workloads.spiking.models import STEPS
+
+        network = load_network(entry.name).module
+        train = jax.ShapeDtypeStruct((STEPS[entry.name], *entry.input_shape), jnp.float32)
+        return Deployed(network.apply, network.parameter_shapes(), train)
     module = load_network(entry.name).module.clone(folded=True, **({"softmax": True} if entry.softmax else {}))
     image = jax.ShapeDtypeStruct((1, *entry.input_shape), jnp.float32)
     return Deployed(module.apply, jax.eval_shape(module.init, jax.random.key(0), image), image)
 
 
 def _find(name: str) -> Entry:
-    key = name.strip().lower()
-    if key in INDEX:
-        return INDEX[key]
-    close = difflib.get_close_matches(key, INDEX, n=3, cutoff=0.4)
-    hint = f"close: {', '.join(close)}" if close else f"known: {', '.join(entry.name for entry in ENTRIES)}"
-    raise ValueError(f"unknown network {name!r}; {hint}")
+    return find(name.strip(), Entry, "network")
 
 
 @functools.cache
 def _load_named(name: str) -> OpTable:
+    if _find(name).suite == "spiking":
+        from workloads.spiking.models import STEPS
+        from workloads.spiking.operations import spiking_table
+
+        return spiking_table(load_network(name).module, STEPS[name])
     deployed = load_deployed(name)
     return profile(deployed.apply, deployed.variables, deployed.image, weights=(0,), name=name)

@@ -10,13 +10,14 @@ All are smooth in every argument but for that maximum, so that their gradients a
 matrix product. Every form names its source; leading terms hold for sizes well above S. Sizes are real numbers >= 1.
 """
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from workloads.names import find
 
 Size = Float[Array, ""] | float
 
@@ -226,25 +227,6 @@ KERNELS = (
 )
 
 
-def normalised(name: str) -> str:
-    """A name without case, spaces, hyphens and underscores."""
-    return "".join(c for c in name.lower() if c not in " -_")
-
-
-def build_kernel_index(kernels: Iterable[Kernel]) -> dict[str, Kernel]:
-    """Kernels by normalised name and alias; ValueError if two claim the same one."""
-    index: dict[str, Kernel] = {}
-    for kernel in kernels:
-        for name in dict.fromkeys(normalised(n) for n in (kernel.name, *kernel.aliases)):
-            if name in index:
-                raise ValueError(f"kernel name {name!r} is claimed by both {index[name].name!r} and {kernel.name!r}")
-            index[name] = kernel
-    return index
-
-
-INDEX = build_kernel_index(KERNELS)
-
-
 def list_kernels() -> tuple[str, ...]:
     """Names of all kernels, without aliases."""
     return tuple(kernel.name for kernel in KERNELS)
@@ -252,12 +234,7 @@ def list_kernels() -> tuple[str, ...]:
 
 def find_kernel(name: str) -> Kernel:
     """The kernel called `name` (name or alias, in any case); ValueError with close matches if there is none."""
-    key = normalised(name)
-    if key in INDEX:
-        return INDEX[key]
-    close = difflib.get_close_matches(key, INDEX, n=3, cutoff=0.5)
-    hint = f"close: {', '.join(dict.fromkeys(INDEX[c].name for c in close))}" if close else f"known: {', '.join(list_kernels())}"
-    raise ValueError(f"unknown kernel {name!r}; {hint}")
+    return find(name, Kernel, "kernel")
 
 
 def complexity(name: str, *, fast: Size = 32_768.0, **sizes: Size) -> Complexity:

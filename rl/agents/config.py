@@ -60,6 +60,9 @@ class TrainingConfig:
     own unit, loss and mean_q are scaled.
     n_step: rewards summed before the bootstrap; fewer where the episode ends.
     normalize: observations enter the networks with running mean 0 and variance 1.
+    known_rewards: the last entries of an observation, one per action, are rewards that are known before acting (as those of
+    `SchedulingEnv(foresight=True)`): they are added to the values, and the network learns only what follows. Not with
+    normalize, which would change their unit.
     prioritized: draw transitions by their last error: chance ~ (|error| + priority_floor)^priority_exponent, corrected by
     weights whose exponent grows linearly from importance_exponent to 1 over the updates.
     log_every: environment steps per row of metrics, a multiple of max(train_every, num_envs); the last row may be shorter.
@@ -81,6 +84,7 @@ class TrainingConfig:
     reward_scale: float = 1.0
     n_step: int = 1
     normalize: bool = False
+    known_rewards: bool = False
     prioritized: bool = False
     priority_exponent: float = 0.5
     priority_floor: float = 1e-6
@@ -93,8 +97,10 @@ class TrainingConfig:
         self._check_clocks()
         self._check_reals()
         check_choice("learning_rate_schedule", self.learning_rate_schedule, SCHEDULES)
-        for name in ("normalize", "prioritized"):
+        for name in ("normalize", "prioritized", "known_rewards"):
             check_flag(name, getattr(self, name))
+        if self.known_rewards and self.normalize:
+            refuse("known_rewards", True, "false where normalize = True")
         if not isinstance(self.hidden, tuple | list):
             refuse("hidden", self.hidden, "a sequence of integers")
         object.__setattr__(self, "hidden", tuple(self.hidden))

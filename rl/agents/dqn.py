@@ -32,8 +32,13 @@ class Learner(NamedTuple):
 
 def make_network(config: DQNConfig, num_actions: int) -> DuelingQNetwork:
     """The network that `config` describes."""
-    noise_scale = config.noise_scale if config.noisy else None
-    return DuelingQNetwork(num_actions=num_actions, hidden=config.hidden, dueling=config.dueling, noise_scale=noise_scale)
+    return DuelingQNetwork(
+        num_actions=num_actions,
+        hidden=config.hidden,
+        dueling=config.dueling,
+        noise_scale=config.noise_scale if config.noisy else None,
+        known_scale=config.reward_scale if config.known_rewards else None,
+    )
 
 
 def init_learner(network: nn.Module, optimizer: optax.GradientTransformation, key: PRNGKeyArray, num_features: int) -> Learner:

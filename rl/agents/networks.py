@@ -7,6 +7,8 @@ the two. Source: Wang et al., "Dueling network architectures for deep reinforcem
 Value and advantages come out of one matrix product of width 1 + number of actions, which is the same function as two
 separate heads and cheaper. Rectified linear units between layers; weights start LeCun-normal, biases at zero.
 
+Where rewards are known before acting, the network learns the rest: Q(s, a) = r(s, a) + the above.
+
 Noisy layers explore by learned noise in place of random actions, here factorised over p inputs and q outputs:
 
     W = mu + sigma * f(e_out) f(e_in)^T,  b = mu_b + sigma_b * f(e_out),  f(x) = sign(x) sqrt|x|,  e ~ N(0, 1)
@@ -77,21 +79,25 @@ def signed_root(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 class DuelingQNetwork(nn.Module):
     """Q(s, .) of feature vectors, one column per state; `dueling=False` gives the plain head of the same depth.
 
-    `hidden` are the widths of the layers between input and head. `noise_scale` (sigma_0) makes all layers noisy.
+    `hidden` are the widths of the layers between input and head. `noise_scale` (sigma_0) makes all layers noisy. With
+    `known_scale` the last features, one per action, are rewards known beforehand; times that scale they join the values.
     """
 
     num_actions: int
     hidden: tuple[int, ...] = (120, 84)
     dueling: bool = True
     noise_scale: float | None = None
+    known_scale: float | None = None
 
     @nn.compact
     def __call__(self, columns: Float[Array, "features batch"], key: PRNGKeyArray | None = None) -> Float[Array, "actions batch"]:
         """Action values, one row per action; the key draws the noise of noisy layers, without one there is none."""
+        known = None if self.known_scale is None else self.known_scale * columns[-self.num_actions :]
         for number, width in enumerate(self.hidden):
             columns = jax.nn.relu(self._layer(width, f"hidden_{number}")(columns, layer_key(key, number)))
         head = self._layer(self.num_actions + self.dueling, "head")(columns, layer_key(key, len(self.hidden)))
-        return dueling_values(head[:1], head[1:]) if self.dueling else head
+        values = dueling_values(head[:1], head[1:]) if self.dueling else head
+        return values if known is None else values + known
 
     def _layer(self, width: int, name: str) -> nn.Module:
         return ColumnDense(width, name=name) if self.noise_scale is None else NoisyDense(width, self.noise_scale, name=name)

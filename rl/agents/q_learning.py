@@ -19,9 +19,10 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from rl.agents.dqn_config import DQNConfig
+from rl.agents.sac_config import SACConfig
 
 
-def epsilon_at(config: DQNConfig, env_steps: Int[Array, ""]) -> Float[Array, ""]:
+def epsilon_at(config: DQNConfig | SACConfig, env_steps: Int[Array, ""]) -> Float[Array, ""]:
     """The chance of a random action after `env_steps` environment steps; a kink where the descent ends."""
     progress = jnp.minimum(env_steps.astype(jnp.float32) / (config.epsilon_fraction * config.total_steps), 1.0)
     return config.epsilon_start + (config.epsilon_end - config.epsilon_start) * progress

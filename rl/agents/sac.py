@@ -30,7 +30,9 @@ import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from rl.agents.algorithm import ActionSpace, Algorithm, UpdateReport
+from rl.agents.config import refuse
 from rl.agents.optimizers import ADAM_EPS, learning_rate
+from rl.agents.q_learning import epsilon_at
 from rl.agents.replay import Transition
 from rl.agents.sac_actions import ActionForm, action_form, from_action, to_action
 from rl.agents.sac_config import SACConfig
@@ -79,8 +81,11 @@ class Prospect(NamedTuple):
 def soft_actor_critic(config: SACConfig, form: ActionForm) -> SoftActorCritic:
     """The networks and the optimizer for actions of `form`."""
     shape = (form.choices, form.dims, config.hidden)
+    if config.known_rewards and form.kind == "continuous":
+        refuse("known_rewards", True, "false for a continuous action space, which has no rewards of choices")
+    critic = TwinCritic(*shape, known_scale=config.reward_scale if config.known_rewards else None)
     adam = optax.flatten(optax.adam(learning_rate(config), eps=ADAM_EPS))
-    return SoftActorCritic(config, form, Actor(*shape), TwinCritic(*shape), adam)
+    return SoftActorCritic(config, form, Actor(*shape), critic, adam)
 
 
 def init_learner(agent: SoftActorCritic, key: PRNGKeyArray, num_features: int) -> SACLearner:
@@ -181,13 +186,38 @@ def clipped(slopes: PyTree, limit: float | None) -> PyTree:
     return slopes if limit is None else optax.clip_by_global_norm(limit).update(slopes, optax.EmptyState(), None)[0]
 
 
-def explore(agent: SoftActorCritic, learner: SACLearner, features: Float[Array, "lanes features"], key: PRNGKeyArray) -> PyTree:
-    """One action per lane, drawn from the policy."""
-    choice_key, amount_key = jax.random.split(key)
+def explore(
+    agent: SoftActorCritic,
+    learner: SACLearner,
+    features: Float[Array, "lanes features"],
+    key: PRNGKeyArray,
+    env_steps: Int[Array, ""] | int = 0,
+) -> PyTree:
+    """One action per lane, drawn from the policy, or with the chance epsilon from all actions, uniformly."""
+    config, (choice_key, amount_key) = agent.config, jax.random.split(key)
     distribution = agent.distribution(learner.params.actor, features.T)
     amounts, _ = sample_amount(distribution, jax.random.normal(amount_key, distribution.mean.shape, jnp.float32))
     choice = sample_choice(distribution, choice_key)
-    return to_action(agent.form, choice, of_choice(amounts, choice))
+    amount = of_choice(amounts, choice)
+    if config.epsilon_start > 0 or config.epsilon_end > 0:
+        epsilon = epsilon_at(config, jnp.asarray(env_steps))
+        choice, amount = stirred(agent.form, choice, amount, jax.random.fold_in(key, 0), epsilon)
+    return to_action(agent.form, choice, amount)
+
+
+def stirred(
+    form: ActionForm,
+    choice: Int[Array, " batch"],
+    amount: Float[Array, "dims batch"],
+    key: PRNGKeyArray,
+    epsilon: Float[Array, ""],
+) -> tuple[Int[Array, " batch"], Float[Array, "dims batch"]]:
+    """Choice and amount of each lane, or with chance `epsilon` any, uniformly."""
+    chance_key, choice_key, amount_key = jax.random.split(key, 3)
+    random = jax.random.uniform(chance_key, choice.shape, jnp.float32) < epsilon
+    any_choice = jax.random.randint(choice_key, choice.shape, 0, form.choices, jnp.int32)
+    any_amount = jax.random.uniform(amount_key, amount.shape, jnp.float32, -1.0, 1.0)
+    return jnp.where(random, any_choice, choice), jnp.where(random, any_amount, amount)
 
 
 def greedy(agent: SoftActorCritic, params: SACParams, features: Float[Array, " features"]) -> PyTree:
@@ -212,9 +242,9 @@ def make_algorithm(config: SACConfig, space: ActionSpace) -> Algorithm:
     agent = soft_actor_critic(config, action_form(space.space))
     return Algorithm(
         init=lambda key, features, action: init_learner(agent, key, features.shape[-1]),
-        act=lambda learner, features, key, env_steps: explore(agent, learner, features, key),
+        act=lambda *arguments: explore(agent, *arguments),
         update=lambda *arguments: learn(agent, *arguments),
-        exploration=lambda env_steps: 0.0,
+        exploration=lambda env_steps: epsilon_at(config, jnp.asarray(env_steps)),
         policy=lambda params, features: greedy(agent, params, features),
         values=lambda params, features: choice_values(agent, params, features),
     )

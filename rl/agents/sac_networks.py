@@ -91,11 +91,12 @@ class Actor(nn.Module):
 
 
 class TwinCritic(nn.Module):
-    """Both Q(s, k, x) of every head k, for one or several amounts at each state."""
+    """Both Q(s, k, x) of every head k, for one or several amounts at each state; `known_scale` as in `DuelingQNetwork`."""
 
     choices: int
     dims: int
     hidden: tuple[int, ...]
+    known_scale: float | None = None
 
     @nn.compact
     def __call__(
@@ -112,7 +113,8 @@ class TwinCritic(nn.Module):
         columns = jax.nn.relu(columns)
         for number, width in enumerate(self.hidden[1:], start=1):
             columns = jax.nn.relu(StackedDense(width, (2,), name=f"hidden_{number}")(columns))
-        return StackedDense(self.choices, (2,), name="head")(columns).reshape(2, self.choices, passes, batch)
+        values = StackedDense(self.choices, (2,), name="head")(columns).reshape(2, self.choices, passes, batch)
+        return values if self.known_scale is None else values + self.known_scale * features[-self.choices :, None]
 
 
 def twin_values(

@@ -19,6 +19,8 @@ What else can be switched on; absent parts cost nothing:
     ambient=AmbientTrace(...) surroundings change in the course of an episode, which begins anywhere in the trace
     TaskStream(burst=...)     tasks come in bursts
     Platform(limit=...)       hot processors are throttled
+    foresight=True            the observation tells what the model knows beforehand: the runs that weights are good for, and
+                              as its last entries the reward of every action, were the next task to come after the mean gap
 
 A choice is processor + P (level + K refresh). Levels count from the fastest, so that the choices 0 to P - 1 always mean a
 processor at the fastest level without a refresh: rules that know processors only play in every variant.
@@ -35,6 +37,7 @@ from costmodel import Decision, Offer, Outcome, Platform, PlatformState, Quote, 
 from costmodel.weights import CellState, settle
 from physics import CompensatedSum, LogTotal, Wear
 from rl.envs.ambients import AmbientTrace
+from rl.envs.foresight import foreseen, foreseen_names
 from rl.envs.resets import restart_where
 from rl.envs.spaces import Box, Discrete, Hybrid, HybridAction
 from workloads import TaskStream, default_stream, draw, draw_mean_gap, draw_phase
@@ -90,6 +93,7 @@ class SchedulingEnv:
         levels: Sequence[float] | str | None = None,
         refresh: bool = False,
         ambient: AmbientTrace | None = None,
+        foresight: bool = False,
     ) -> None:
         if not isinstance(platform, Platform):
             raise ValueError(f"platform must be a Platform (see costmodel.list_platforms()), got {type(platform).__name__}")
@@ -101,6 +105,7 @@ class SchedulingEnv:
             raise ValueError("refresh = True needs a platform with a chip that keeps weights in memory cells")
         self.refreshed = (None, *platform.cell_names) if refresh else (None,)
         self.ambient = ambient
+        self.foresight = foresight
         self.offers: Offer = make_offers(platform, self.stream.tables())
         self.modes = platform.package.network().modes()
         self.default_params = RoutingParams()
@@ -176,6 +181,9 @@ class SchedulingEnv:
         entries += [f"share of {chip} that a refresh would write" for chip in self.refreshed if chip is not None]
         if self.stream.burst is not None:
             entries += ["task came in a burst"]
+        if self.foresight:
+            entries += foreseen_names(self.platform, networks)
+            entries += [f"reward of {action} before a mean gap" for action in self.action_names]
         return tuple(entries)
 
     def _slower(self) -> list[tuple[str, Any]]:
@@ -208,10 +216,16 @@ class SchedulingEnv:
             + params.wear_weight * outcome.wear
         )
 
+    def expected_rewards(self, state: RoutingState, params: RoutingParams | None = None) -> Float[Array, " actions"]:
+        """The reward of every action (of a hybrid one at the fastest clock), were the next task to come after the mean gap."""
+        params, typical = self.default_params if params is None else params, state._replace(gap=state.mean_gap)
+        price = lambda action: self.reward(typical, self.outcome(typical, action)[1], params)  # noqa: E731
+        return jax.vmap(price)(jnp.arange(self.num_actions))
+
     def reset(self, key: Array, params: RoutingParams | None = None) -> tuple[Float[Array, " entries"], RoutingState]:
         """A fresh episode: (observation, state)."""
         state = self._draw_episode(key, self.default_params if params is None else params)
-        return self.observe(state), state
+        return self.observe(state, params), state
 
     def step(
         self, key: Array, state: RoutingState, action: Int[Array, ""] | HybridAction, params: RoutingParams | None = None
@@ -226,7 +240,7 @@ class SchedulingEnv:
         terminated = self.worn_out(ended.platform)
         reward = self.reward(state, outcome, params) - params.end_of_life_penalty * terminated
         truncated = ended.time >= params.max_steps
-        final = self.observe(ended)
+        final = self.observe(ended, params)
         (key, params), current = jax.lax.stop_gradient(((key, params), (final, ended)))
         observation, after = restart_where(terminated | truncated, current, self._restart, key, params)
         info = {"terminated": terminated, "truncated": truncated, "final_observation": final, "outcome": outcome}
@@ -248,8 +262,8 @@ class SchedulingEnv:
             after = after._replace(clock=clock, platform=platform.with_ambient(self.ambient.at(clock.value)))
         return after, outcome
 
-    def observe(self, state: RoutingState) -> Float[Array, " entries"]:
-        """The observation of a state, entries as in `observation_names`."""
+    def observe(self, state: RoutingState, params: RoutingParams | None = None) -> Float[Array, " entries"]:
+        """The observation of a state, entries as in `observation_names`; `params` matter with foresight only."""
         quoted, now = self.quote(state), state.platform
         linger = jnp.stack([self.platform.processors[name].linger for name in self.platform.names])
         parts = [
@@ -266,9 +280,9 @@ class SchedulingEnv:
             index = self.platform.names.index(name)
             parts += self._observe_cells(name, now.cells[name], now.temperature[index])
             parts.append(jnp.clip(quoted.margin[index], LN_TINY, LN_LARGE)[None] / 10)
-        return jnp.concatenate(parts + self._observe_extras(state, quoted))
+        return jnp.concatenate(parts + self._observe_extras(state, quoted, params))
 
-    def _observe_extras(self, state: RoutingState, quoted: Quote) -> list[Array]:
+    def _observe_extras(self, state: RoutingState, quoted: Quote, params: RoutingParams | None) -> list[Array]:
         """The entries of whatever is switched on."""
         parts = []
         clocked = [i for i, name in enumerate(self.platform.names) if name in self.platform.clocks]
@@ -282,6 +296,8 @@ class SchedulingEnv:
             parts.append(jnp.sum(cells.resident * cells.memory)[None])
         if state.bursting is not None:
             parts.append(state.bursting[:1])
+        if self.foresight:
+            parts += [foreseen(self.platform, self.offers, state.platform), self.expected_rewards(state, params)]
         return parts
 
     def _observe_cells(self, name: str, cells: CellState, temperature: Array) -> list[Array]:

@@ -1,10 +1,15 @@
-"""What `tempo route` prints: one task on every processor under given conditions, the target, and why."""
+"""What `tempo route` prints: one task on every processor under given conditions, the target, and why.
+
+Networks that the scheduling environment knows go to the controller, with or without an agent; kernels, sizes, files and all other
+names go to the router of three tiers.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from physics import unknown_name
 from rl.agents.config import check_real
@@ -12,11 +17,14 @@ from rl.agents.training import load_agent
 from rl.decisions.controller import Controller, Request
 from rl.decisions.ranges import ObservationRange
 from rl.decisions.records import ControlDecision
+from rl.decisions.router import ComplexityRouter
+from rl.decisions.routing_tiers.states import HardwareState
 from rl.envs.routing import RoutingState, SchedulingEnv
 from rl.study.agent_tables import make_env
 from rl.study.decisions import changed
 from rl.study.quantities import quantity
 from rl.study.tables import Printed, render
+from workloads import list_networks
 
 CELSIUS = (-73.15, 226.85)
 
@@ -39,6 +47,9 @@ def route_table(
         raise ValueError(f"--temperature = {temperature:g} C is outside its range [{CELSIUS[0]:g}, {CELSIUS[1]:g}] C")
     for name, number, open_lo in (("--deadline (s)", deadline, True), ("--gap (s)", gap, True), ("--load (s)", load, False)):
         check_real(name, number, 0.0, 1e6, open_lo=open_lo)
+    known = tuple(networks) or list_networks()
+    if task not in known and agent is None:
+        return _routed(task, HardwareState.from_temperature(temperature, backlog=load, resident=resident, deadline=deadline))
     env = make_env(networks)
     if task not in env.stream.networks:
         raise ValueError(unknown_name("network", task, list(env.stream.networks)))
@@ -52,6 +63,24 @@ def route_table(
     if agent is None:
         value["alternatives"] = [alternative | {"value": None} for alternative in value["alternatives"]]
     return _text(decision, reason, task, temperature, agent), value
+
+
+def _routed(task: str, state: HardwareState) -> Printed:
+    """The router's decision on anything that `workloads.resolve` takes as text; processors without load are awake."""
+    report = ComplexityRouter().route(task, hw=state)
+    best = min(option.log_cost for option in report.options)
+    rows = []
+    for option in report.options:
+        margins = ["-" if option.retention >= 50 else f"{option.retention:+.2f}", f"{option.capacity:+.2f}"]
+        times = [quantity(option.latency, "s"), quantity(option.energy, "J"), f"{np.exp(option.log_cost - best):.3g}"]
+        mark = "<- chosen" if option.target == report.target else ""
+        rows.append([option.target, *times, *margins, ", ".join(option.broken) or "-", mark])
+    header = ["processor", "latency", "energy", "latency x energy", "retention", "capacity", "forbidden by", ""]
+    celsius = float(np.max(np.asarray(state.temperature))) - 273.15
+    asked = {"temperature": celsius + 273.15, "deadline": state.deadline, "load": state.backlog, "resident": bool(state.resident)}
+    why = f"{report.target} by {report.tier_used}: {report.reason}"
+    note = "retention, capacity: ln(limit / need) at the result, below 0 it is forbidden"
+    return f"{render(header, rows, f'{report.task} at {celsius:g} C', 1)}\n{why}\n{note}", asked | report.as_dict()
 
 
 def _controller(env: SchedulingEnv, agent: Path | None) -> Controller:

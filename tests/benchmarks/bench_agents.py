@@ -1,10 +1,12 @@
-"""Agents on the classic tasks: what they reach, how fast they train, what prioritised replay and compilation cost.
+"""Agents on the classic tasks and on routing: what they reach, how fast they train, what replay and compilation cost.
 
     bench_agents.py                         all of it
     bench_agents.py returns [task ...]      8 seeds, 128 greedy episodes of each: interquartile mean, interval, per seed
     bench_agents.py speed                   environment steps per second of the plain DQN on CartPole, one core
     bench_agents.py priorities              one draw and write-back of 64 among 2^20 priorities
     bench_agents.py compile                 cold, and from the persistent cache
+    bench_agents.py routing [dqn] [sac]     the presets with foresight on the default platform, 10 seeds, against the optimum;
+                                            a few minutes each, only when asked for
 
 The tasks are gymnax's (extra `gymnax`); without it those parts say so and are left out. To race another program, time
 `ours_cartpole(steps)` and that program by turns in one process.
@@ -24,11 +26,18 @@ import jax.numpy as jnp
 import numpy as np
 from timing import best, one_core, report
 
+import costmodel
 import rl
 from rl.agents import replay
-from rl.agents.presets import acrobot, cartpole, pendulum
+from rl.agents.presets import acrobot, cartpole, pendulum, routing_dqn, routing_sac
+from rl.references.optimal import solve_routing
+from rl.study.comparison import compare
+from rl.study.evaluation import EVALUATION_KEY, evaluate_runs, summarise
+from rl.study.learning import learning_curves, sample_efficiency
 
 SEEDS, EPISODES = 8, 128
+ROUTING = {"dqn": routing_dqn, "sac": routing_sac}
+ROUTING_SEEDS, ROUTING_EPISODES = range(10), 256  # settings were chosen on seeds 100, 101 and on other episodes
 PRESETS = {"CartPole-v1": cartpole, "Acrobot-v1": acrobot, "Pendulum-v1": pendulum}
 
 
@@ -96,6 +105,38 @@ def report_returns(task: str) -> None:
     )
 
 
+def report_routing(names: list[str]) -> None:
+    """Every training run on the episodes of the study, its gap paired with the value-iteration policy's episodes."""
+    env, key = rl.SchedulingEnv(costmodel.load_platform("edge"), foresight=True), jax.random.key(EVALUATION_KEY)
+    rules, optimum = rl.baselines(env), solve_routing(env).policy()
+    judged = {"optimal": optimum, "random": rules["random"], "cost-greedy": rules["cost-greedy"]}
+    found = {name: summarise(rl.evaluate(env, policy, key, ROUTING_EPISODES)) for name, policy in judged.items()}
+    means = {name: float(np.mean(figures["scores"])) for name, figures in found.items()}
+    for name in names:
+        seconds, runs, config = [], [], ROUTING[name]()
+        for seed in ROUTING_SEEDS:
+            start = time.perf_counter()
+            runs.append(jax.block_until_ready(rl.train(env, config, seed=seed)))
+            seconds.append(time.perf_counter() - start)
+        played = summarise(evaluate_runs(env, runs, key, ROUTING_EPISODES))
+        verdict = compare(found | {name: played}, ["random", "cost-greedy"], "optimal")
+        curves = learning_curves([run.metrics for run in runs])
+        efficiency = sample_efficiency(curves, means["random"], means["optimal"])
+        figures = {k: verdict[name][k] for k in ("score_iqm", "score_interval", "gap", "gap_interval", "improvement", "missed")}
+        report(
+            "agents_routing",
+            algorithm=name,
+            steps=config.total_steps,
+            **figures,
+            per_seed=[round(float(np.mean(run)), 2) for run in played["scores"]],
+            optimum=means["optimal"],
+            best_rule=verdict["cost-greedy"]["score_interval"],
+            steps_to_90=efficiency["steps"],
+            seconds_first=seconds[0],
+            seconds=min(seconds),
+        )
+
+
 def report_speed() -> None:
     steps = 200_000
     run = ours_cartpole(steps)
@@ -150,6 +191,8 @@ def main() -> None:
     wanted = sys.argv[1:2] or ["returns", "speed", "priorities", "compile"]
     if "returns" not in wanted:
         one_core()
+    if "routing" in wanted:
+        report_routing(sys.argv[2:] or list(ROUTING))
     if "priorities" in wanted:
         report_priorities()
     try:

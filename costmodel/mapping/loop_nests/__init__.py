@@ -1,0 +1,1 @@
+"""Loop-nest mappings of one layer onto an accelerator with levels of storage: accesses, energy and latency of each."""
