@@ -81,7 +81,7 @@ def _emit(value: Any, as_json: bool, text: str) -> None:
 
 @app.command()
 def profile(
-    network: Annotated[str, typer.Argument(help="Name of a network, such as resnet8, or a file: .onnx or .tflite.")],
+    network: Annotated[str, typer.Argument(help="Name of a network, such as resnet8, or a file: .onnx, .tflite or .nir.")],
     shape: Annotated[
         list[str] | None, typer.Option(help="Of a file's input or symbolic dimension: NAME=1x3x224x224. May be repeated.")
     ] = None,

@@ -268,25 +268,19 @@ def test_a_scratchpad_moves_two_n_cubed_over_b() -> None:
 
 
 def test_traffic_properties_over_many_tilings() -> None:
-    """4000 tilings: more memory never loads more, nothing loads less than its data, all moves at least the lower bound."""
+    """2560 tilings: more memory never loads more, nothing loads less than its data or than the lower bound."""
     rng = np.random.default_rng(3)
-    tiles = np.floor(rng.uniform(1, 97, (4000, 3)))
-    fast = np.exp(rng.uniform(np.log(16), np.log(40_000), 4000))
-
-    @jax.jit
-    @jax.vmap
-    def both(tile, size):
-        small, large = (nest_traffic(GEMM, [96.0] * 3, tile, s, memory="lru") for s in (size, 2 * size))
-        managed = nest_traffic(GEMM, [96.0] * 3, tile, size)
-        return small.loaded, large.loaded, managed.loaded, managed.fits
-
-    small, large, managed, fits = map(np.asarray, both(tiles, fast))
-    bound = np.asarray(jax.vmap(lambda s: io_lower_bound("gemm", s, ni=96.0, nj=96.0, nk=96.0).loads)(fast))
-    rigorous = np.maximum(3 * 96**2, 2 * 96**3 / np.sqrt(fast) - 2 * fast)  # Smith et al. 2019
-    assert (large <= small * (1 + 1e-6)).all() and (large >= 3 * 96**2 * (1 - 1e-6)).all()
-    for loaded in (small, managed[fits > 0]):
-        assert (loaded >= (rigorous if len(loaded) == 4000 else rigorous[fits > 0]) * (1 - 1e-5)).all()
-    assert (small >= bound * (1 - 1e-5)).all()
+    bound = jax.jit(jax.vmap(lambda s: io_lower_bound("gemm", s, ni=96.0, nj=96.0, nk=96.0).loads))
+    managed = jax.jit(jax.vmap(lambda t, s: nest_traffic(GEMM, [96.0] * 3, t, s)))
+    for _ in range(20):
+        tiles = np.floor(rng.uniform(1, 97, (128, 3)))
+        fast = np.exp(rng.uniform(np.log(16), np.log(40_000), 128))
+        small, large = (in_one_call(tiled_gemm, np.full((128, 3), 96), tiles, size).loaded for size in (fast, 2 * fast))
+        assert (large <= small * (1 + 1e-6)).all() and (large >= 3 * 96**2 * (1 - 1e-6)).all()
+        assert (small >= np.asarray(bound(fast)) * (1 - 1e-5)).all()
+        found = managed(tiles, fast)
+        rigorous = np.maximum(3 * 96**2, 2 * 96**3 / np.sqrt(fast) - 2 * fast)  # Smith et al. 2019, all schedules
+        assert (np.asarray(found.loaded) >= rigorous * (1 - 1e-5))[np.asarray(found.fits) > 0].all()
 
 
 @pytest.mark.parametrize("memory", ["scratchpad", pytest.param("lru", marks=pytest.mark.slow)])
@@ -491,27 +485,20 @@ def test_best_tiles_of_many_products() -> None:
 # Programs as written --------------------------------------------------------------------------------------------------
 
 
-TRIANGLE = """
-for i in range(n):
-    for j in range(i, -1, -1):
-        y[i] += L[i, j] * x[j]
-    for j in range(0, n, b):
-        z[j] = x[j] + y[i]
-"""
-
-
 TRIANGULAR = """
 for i in range(n):
     for j in range(i, -1, -1):
         y[i] += L[i, j] * x[j]
+    for j in range(0, n, b):
+        z[j] = x[j]
 """
 
 
 def test_reuse_distances_of_a_triangle_match_a_simulated_cache() -> None:
-    """A loop that counts down within a triangle, executed here at every cache size; sampled within 5 %."""
+    """Loops that count down or in steps, a triangle, two statements: executed here at every cache size; sampled within 5 %."""
     fast = np.asarray([3, 4, 6, 10, 20, 30, 36, 60, 100, 400])
-    log = traced(TRIANGULAR, "L x y", n=20)
-    profile = reuse_profile(AffineProgram.read(TRIANGULAR), dict(n=20), samples=128, elements=512)
+    log = traced(TRIANGULAR, "L x y z", n=20, b=3)
+    profile = reuse_profile(AffineProgram.read(TRIANGULAR), dict(n=20, b=3), samples=256, elements=512)
     assert float(profile.weight.sum()) == pytest.approx(len(log), rel=1e-3)
     want = [lru_reads(log, int(s)) for s in fast]
     np.testing.assert_allclose(lru_misses(profile, fast.astype(float)).reads, want, rtol=0.05)
@@ -520,38 +507,20 @@ def test_reuse_distances_of_a_triangle_match_a_simulated_cache() -> None:
 
 
 @pytest.mark.slow
-def test_reuse_distances_match_a_simulated_cache() -> None:
-    """Loops that count down, steps, a triangle, two statements."""
-    fast = np.asarray([3, 4, 6, 10, 20, 30, 36, 60, 100, 400])
-    log = traced(TRIANGLE, "L x y z", n=20, b=3)
-    profile = reuse_profile(AffineProgram.read(TRIANGLE), dict(n=20, b=3), samples=256)
-    assert float(profile.weight.sum()) == pytest.approx(len(log), rel=1e-3)
-    want = [lru_reads(log, int(s)) for s in fast]
-    np.testing.assert_allclose(lru_misses(profile, fast.astype(float)).reads, want, rtol=0.05)
-
-
-@pytest.mark.slow
-def test_reuse_distances_of_rectangular_programs_are_exact() -> None:
-    """gemm: 270,336 loads for S of 256 to 4096, 12,288 at 16,384; trmm shares its compiled program."""
+def test_reuse_distances_of_products_and_triangles() -> None:
+    """gemm: 270,336 loads for S of 256 to 4096, 12,288 at 16,384, exactly; triangles within 6 %."""
     sizes, want = UNTILED["gemm"]
     got = lru_misses(reuse_profile(polybench("gemm"), sizes), CAPACITIES)
     np.testing.assert_allclose(got.reads, want, rtol=1e-5)
     np.testing.assert_allclose(got.writes, 0, atol=1e-3)
-    sizes, want = UNTILED["trmm"]
-    got = lru_misses(reuse_profile(polybench("trmm"), sizes), [64.0, 256.0, 1024.0, 16384.0])
-    np.testing.assert_allclose(got.reads, [want[i] for i in (0, 1, 2, 4)], rtol=0.06)
+    for name in ("trmm", "syr2k"):  # triangles; trmm at 4096 is left out, where its 64 x 64 operand just fits or not
+        sizes, want = UNTILED[name]
+        got = np.asarray(lru_misses(reuse_profile(polybench(name), sizes), CAPACITIES).reads)
+        some = [0, 1, 2, 4] if name == "trmm" else [0, 1, 2, 3, 4]
+        np.testing.assert_allclose(got[some], np.asarray(want)[some], rtol=0.06)
     # any size in the same time: 4e9 accesses
     profile = reuse_profile(polybench("gemm"), dict(ni=1000, nj=1000, nk=1000), samples=16)
     assert float(profile.weight.sum()) == pytest.approx(1000**2 * 2 + 4 * 1000**3, rel=1e-3)
-
-
-@pytest.mark.slow
-def test_reuse_distances_of_triangular_programs() -> None:
-    """Source order, triangles: within 6 % of the traced counts at every size that no working set is near."""
-    for name in ("syr2k", "trisolv", "durbin"):
-        sizes, want = UNTILED[name]
-        got = lru_misses(reuse_profile(polybench(name), sizes, samples=96, elements=2048), CAPACITIES).reads
-        np.testing.assert_allclose(got, want, rtol=0.06, err_msg=name)
 
 
 def test_programs_are_read_and_refused_with_line_numbers() -> None:

@@ -523,7 +523,7 @@ def test_published_figures_that_need_no_graph():
     rows = {row.quantity: row for row in published.pipeline_rows()}
     for what in ("nothing overlaps", "overlapped"):
         row = rows[f"float GEMM, six tiles, {what}"]
-        assert row.model == pytest.approx(row.published, rel=0.02) and row.kind == "predicted"
+        assert row.model == pytest.approx(row.published, rel=0.02) and row.kind == "calibrated"
     assert 1.5 < rows["float GEMM, six tiles, gain"].model < 3.0  # published: 2.0
     assert (
         rows["empty kernel, six tiles, gain"].model > rows["empty kernel, six tiles, gain"].published

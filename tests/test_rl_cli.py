@@ -135,7 +135,7 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["profile", "a.onnx", "--shape", "q"], "--shape 'q' is not NAME=1x3x224x224"),
         (["profile", "/nowhere/a.onnx"], "/nowhere/a.onnx: cannot be read: No such file"),
         (["profile", "resnet8", "--on", "isac"], "unknown hardware 'isac'; close: isaac"),
-        (["profile", "resnet8", "--roofline", "/nowhere/r.png"], "cannot write /nowhere/r.png"),
+        (["profile", "resnet8", "--roofline", "/proc/r.png"], "cannot write /proc/r.png"),
         (["profil"], "No such command 'profil'"),
         (["evaluate", "--episodes", "0"], "episodes = 0 is outside its range"),
         (["evaluate", "--agents", ","], "--agents ',' names no checkpoint"),

@@ -72,9 +72,11 @@ def _rules(program: Program, hierarchy: Hierarchy, home: str) -> Printed:
 def published_table() -> Printed:
     """The model beside published tile counts, gains and cycles; takes minutes."""
     rows = published_rows()
-    shown = [[r.quantity, r.unit, f"{r.published:,.4g}", f"{r.model:,.4g}", r.kind, r.source, r.note] for r in rows]
-    header = ["quantity", "unit", "published", "model", "kind", "source", "what differs"]
-    return render(header, shown, numeric=99), [r._asdict() for r in rows]
+    shown = [[r.quantity, r.kind, r.unit, f"{r.published:,.4g}", f"{r.model:,.4g}"] for r in rows]
+    remarks = {f"{r.note} ({r.source})": r.quantity for r in reversed(rows)}
+    notes = [f"{quantity}: {remark}" for remark, quantity in reversed(remarks.items())]
+    table = render(["quantity", "kind", "unit", "published", "model"], shown, numeric=3)
+    return "\n".join([table, "", "what differs, from this row on:", *notes]), [r._asdict() for r in rows]
 
 
 def _drawn(found: BufferingGain) -> int:

@@ -26,7 +26,7 @@ from workloads.training_graphs import training_graph
 DB138 = "Deeploy PR 138"
 PR22 = "runwangdl/Deeploy PR 22"
 TRAIN = "TrainDeeploy configuration comments"
-OTHER_GRAPH = "another graph: MLPerf Tiny's is larger (its 640 x 128 layers alone exceed L1)"
+OTHER_GRAPH = "probably another graph: in 32 bits, MLPerf Tiny's 640 x 128 weights alone exceed 128 KiB"
 BUDGET = 840_000.0  # B of L2 for promoted tensors in the published runs
 
 
@@ -62,33 +62,23 @@ def pipeline_rows() -> tuple[PublishedRow, ...]:
             "storing a small result", "cycle", 50, small, "calibrated", "Deeploy tutorial (49 to 56)", "the set-up was read here"
         ),
     ]
-    for name, kernel, published, note in (
+    source = "Deeploy PR 114, " + DB138
+    for name, kernel, published, kinds, note in (
         (
-            "float GEMM, six tiles",
-            22_294.0,
-            (140_789, 137_984),
-            "load 829 - 200 and store 171 - 75 from the first tile's profile",
+            "float GEMM, six tiles", 22_294.0, (140_789, 137_984), ("calibrated", "calibrated"),
+            "load 829 - 200, store 171 - 75 and kernel from one profile; their number, six, from the overlapped total",
         ),
         (
-            "empty kernel, six tiles",
-            231.0,
-            (7391, 5811),
-            "kernel fitted to the serial run; in truth the control of both directions is serial",
+            "empty kernel, six tiles", 231.0, (7391, 5811), ("calibrated", "predicted"),
+            "transfers and six tiles assumed as for the GEMM, kernel fitted to the serial run; the published cause is not known",
         ),
-    ):
+    ):  # fmt: skip
         own = jnp.full(6, kernel + control)
         serial, overlapped = float(single_buffered(load, own, store).total), float(double_buffered(load, own, store).total)
-        kind = "predicted" if kernel > 1000 else "calibrated"
-        rows.append(
-            PublishedRow(f"{name}, nothing overlaps", "cycle", published[0], serial, kind, "Deeploy PR 114, " + DB138, note)
-        )
-        rows.append(
-            PublishedRow(f"{name}, overlapped", "cycle", published[1], overlapped, "predicted", "Deeploy PR 114, " + DB138, note)
-        )
-        gain = 100 * (1 - overlapped / serial)
-        rows.append(
-            PublishedRow(f"{name}, gain", "%", 100 * (1 - published[1] / published[0]), gain, "predicted", "Deeploy PR 114", note)
-        )
+        rows.append(PublishedRow(f"{name}, nothing overlaps", "cycle", published[0], serial, kinds[0], source, note))
+        rows.append(PublishedRow(f"{name}, overlapped", "cycle", published[1], overlapped, kinds[1], source, note))
+        gain, shown = 100 * (1 - overlapped / serial), 100 * (1 - published[1] / published[0])
+        rows.append(PublishedRow(f"{name}, gain", "%", shown, gain, "predicted", "Deeploy PR 114", note))
     return tuple(rows)
 
 
@@ -104,7 +94,7 @@ def tile_rows(rule: str = "largest") -> tuple[PublishedRow, ...]:
         found = compare_buffering(training_graph(network, update=False), load_hierarchy("siracusa", l1=l1), rule=rule)
         where, note = (
             f"{network}, L1 {l1 // 1024} KiB",
-            OTHER_GRAPH if network == "fc-autoencoder" else "another graph: MLPerf Tiny's",
+            OTHER_GRAPH if network == "fc-autoencoder" else "the published graph is not known; this is MLPerf Tiny's",
         )
         for plan, kind in ((found.single, "SB"), (found.double, "DB")):
             one = 100 * plan.tile_counts().get(1, 0) / len(plan.operators)
