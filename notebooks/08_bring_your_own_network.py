@@ -13,9 +13,9 @@
 # %% [markdown]
 # # Bring your own network
 #
-# A function of JAX, an ONNX or TFLite file, a language model, a spiking network: each becomes an operation table, and from there on
-# Tempo asks all of them the same questions. How much work is it? Where does the time go? What could a compiler make of it?
-# Where should it run?
+# A function of JAX, an ONNX or TFLite file, a language model, a spiking network: each becomes an operation table, and from
+# there on Tempo asks all of them the same questions. How much work is it? Where does the time go? What could a compiler make of
+# it? Where should it run?
 
 # %%
 from pathlib import Path
@@ -31,10 +31,10 @@ import rl
 import workloads
 from costmodel.studies.rooflines import roofline_chart, roofline_points
 
-
 # %% [markdown]
 # ## A function of JAX
-# Loops count as often as they run, what has no rule is listed and never silently zero, and the MACs of zero padding stand apart.
+# Loops count as often as they run, what has no rule is listed and never silently zero, and the MACs of zero padding stand
+# apart.
 
 
 # %%
@@ -55,8 +55,8 @@ print(f"{ops.info.parameters:,} parameters, not counted: {ops.info.uncounted or 
 
 # %% [markdown]
 # ## A file
-# `read_network` makes a pure function of an ONNX or TFLite file: to be counted, run, differentiated and batched. Nothing in the file
-# is executed. A torch module goes the same way: `workloads.load(module, example)` exports it first.
+# `read_network` makes a pure function of an ONNX or TFLite file: to be counted, run, differentiated and batched. Nothing in the
+# file is executed. A torch module goes the same way: `workloads.load(module, example)` exports it first.
 
 # %%
 path = Path(onnx.__file__).parent / "backend/test/data/light/light_squeezenet.onnx"  # comes with the package onnx
@@ -85,8 +85,8 @@ for name, table in {
 
 # %% [markdown]
 # ## A spiking network
-# Twenty channels in, three hidden layers of 256 leaky neurons, 200 steps. What it does depends on how often it spikes, so the spikes
-# are counted where the weights meet them; no global sparsity is multiplied in.
+# Twenty channels in, three hidden layers of 256 leaky neurons, 200 steps. What it does depends on how often it spikes, so the
+# spikes are counted where the weights meet them; no global sparsity is multiplied in.
 
 # %%
 spiking = workloads.spiking_mlp((20, 256, 256, 256, 35), workloads.Leaky(beta=0.9), name="speech commands")
@@ -108,8 +108,7 @@ for steps in (5.0, 10.0, 200.0):
 
 # %%
 points = roofline_points(costmodel.load_hardware("edge-gpu"), squeeze)
-roofline_chart(points, f"SqueezeNet on edge-gpu: {1e3 * points.latency:.2f} ms");
-
+roofline_chart(points, f"SqueezeNet on edge-gpu: {1e3 * points.latency:.2f} ms")
 # %% [markdown]
 # ## What could a compiler make of it?
 # The traffic of the best tiles for a fast memory of any size, beside the least that any schedule could move.
@@ -138,8 +137,8 @@ for fast in (1024, 4096, 8192):
 
 # %% [markdown]
 # ## Where should it run?
-# The router takes a name with a size, a file, a function or a table, and says why. Tier 1 excludes what cannot work, tier 2 is a
-# decision tree, tier 3 asks the whole cost model.
+# The router takes a name with a size, a file, a function or a table, and says why. Tier 1 excludes what cannot work, tier 2 is
+# a decision tree, tier 3 asks the whole cost model.
 
 # %%
 router = rl.ComplexityRouter()
