@@ -48,13 +48,14 @@ ROUTING: dict[str, Any] = {  # for SchedulingEnv(foresight=True)
 
 def routing_dqn(**changes: Any) -> DQNConfig:
     """DQN for routing with foresight in 400,000 steps, with `changes`; ValueError as of DQNConfig."""
-    settings = {"total_steps": 400_000, "target_update_every": None, "target_soft_factor": 0.005}
+    settings: dict[str, Any] = {"total_steps": 400_000, "target_update_every": None, "target_soft_factor": 0.005}
     return DQNConfig(**ROUTING | settings | changes)
 
 
 def routing_sac(**changes: Any) -> SACConfig:
     """Soft actor-critic for routing with foresight in 200,000 steps, with `changes`; ValueError as of SACConfig."""
-    return SACConfig(**ROUTING | {"epsilon_start": 1.0, "epsilon_end": 0.05} | changes)
+    settings: dict[str, Any] = {"epsilon_start": 1.0, "epsilon_end": 0.05}
+    return SACConfig(**ROUTING | settings | changes)
 
 
 def edge_sched_dqn(**changes: Any) -> DQNConfig:
