@@ -53,6 +53,7 @@ CONFIGS = {
     "dueling": DQNConfig(**SMALL, reward_scale=0.1),
     "plain": DQNConfig(**SMALL, dueling=False),
     "noisy": DQNConfig(**SMALL, noisy=True),
+    "known rewards": DQNConfig(**SMALL, known_rewards=True, reward_scale=0.1),
     "normalized": DQNConfig(**SMALL, normalize=True, reward_scale=2.0),
     "sac-normalized": SACConfig(**SMALL, normalize=True),
 }

@@ -5,7 +5,8 @@ It is one chain
     (observation - mean) / standard deviation, clipped  ->  Gemm, Relu  ->  ...  ->  Gemm  ->  ArgMax
 
 since everything after the last Relu is linear: the dueling head Q = V + A - mean A and the unit of the reward are folded
-into the last product. Noise is off. Of soft actor-critic it is the actor, and its output is logarithms of probabilities.
+into the last product. Known rewards, the last entries of the observation, are added to the values. Noise is off. Of soft
+actor-critic it is the actor, and its output is logarithms of probabilities.
 A graph is compared with its agent before it is written, so that a network of another form is refused and not
 mistranslated. Needs the package `onnx` (extra `onnx`).
 """
@@ -36,6 +37,7 @@ class Chain(NamedTuple):
     kernels: list[np.ndarray]  # [outputs, inputs]
     biases: list[np.ndarray]  # [outputs]
     output: str  # "values", or "log_probabilities"
+    known_rewards: bool = False  # are the last entries of the observation added to the values?
 
 
 def export_onnx(agent: Any, env: Any, path: str | os.PathLike[str]) -> None:
@@ -75,7 +77,8 @@ def chain_of(agent: Any) -> Chain:
     if discrete_actor:
         return Chain(agent.statistics, kernels, biases, "log_probabilities")
     fold = head_fold(len(biases[-1]), agent.config.dueling) / agent.config.reward_scale
-    return Chain(agent.statistics, [*kernels[:-1], fold @ kernels[-1]], [*biases[:-1], fold @ biases[-1]], "values")
+    kernels, biases = [*kernels[:-1], fold @ kernels[-1]], [*biases[:-1], fold @ biases[-1]]
+    return Chain(agent.statistics, kernels, biases, "values", agent.config.known_rewards)
 
 
 def head_fold(outputs: int, dueling: bool) -> np.ndarray:
@@ -106,14 +109,20 @@ def build(chain: Chain, about: dict[str, Any]) -> Any:
         add("Clip", "normalized", {"lowest": np.array(-LIMIT), "highest": np.array(LIMIT)})
     for number, (kernel, bias) in enumerate(zip(chain.kernels, chain.biases, strict=True)):
         hidden = number < len(chain.kernels) - 1
-        product = f"hidden_{number}" if hidden or chain.output != "values" else chain.output
+        product = f"hidden_{number}" if hidden or chain.output != "values" or chain.known_rewards else chain.output
         add("Gemm", product, {f"kernel_{number}": kernel, f"bias_{number}": bias}, transB=1)
         if hidden:
             add("Relu", f"{product}_relu", {})
+    entries, actions = chain.kernels[0].shape[1], chain.kernels[-1].shape[0]
+    if chain.known_rewards:
+        learned, last = last, "observation"
+        window = {"from": np.array([entries - actions]), "to": np.array([entries]), "along": np.array([1])}
+        add("Slice", "known_rewards", window)
+        nodes.append(helper.make_node("Add", [learned, last], [chain.output], name=chain.output))
+        last = chain.output
     if chain.output != "values":
         add("LogSoftmax", chain.output, {}, axis=1)
     add("ArgMax", "action", {}, axis=1, keepdims=0)
-    entries, actions = chain.kernels[0].shape[1], chain.kernels[-1].shape[0]
     graph = helper.make_graph(
         nodes,
         "tempo-policy",
@@ -122,13 +131,17 @@ def build(chain: Chain, about: dict[str, Any]) -> Any:
             helper.make_tensor_value_info("action", TensorProto.INT64, ["batch"]),
             helper.make_tensor_value_info(chain.output, TensorProto.FLOAT, ["batch", actions]),
         ],
-        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in constants.items()],
+        [numpy_helper.from_array(_stored(array), name) for name, array in constants.items()],
     )
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="tempo-pim"
     )
     helper.set_model_props(model, {name: json.dumps(value) for name, value in about.items()})
     return model
+
+
+def _stored(array: np.ndarray) -> np.ndarray:
+    return array if array.dtype == np.int64 else array.astype(np.float32)
 
 
 def compare(

@@ -27,8 +27,8 @@ from workloads import TaskStream, list_networks
 
 
 def make_env(networks: Sequence[str]) -> SchedulingEnv:
-    """The default platform with a stream of the named networks (default: all)."""
-    return SchedulingEnv(costmodel.load_platform("edge"), TaskStream(tuple(networks) or list_networks()))
+    """The default platform with a stream of the named networks (default: all), observed with foresight."""
+    return SchedulingEnv(costmodel.load_platform("edge"), TaskStream(tuple(networks) or list_networks()), foresight=True)
 
 
 def train_agent(

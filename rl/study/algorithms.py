@@ -1,9 +1,10 @@
 """The learned schedulers that are compared, by name, and how each is called in print.
 
-dqn              deep Q-network with double targets and a dueling head, as `DQNConfig` has it
-sac              soft actor-critic, over a finite set of choices here, as `SACConfig` has it
-edge-sched-dqn   the ablation: the same DQN flat, with one-step targets from uniform replay, neither double nor dueling. The
-                 seed project names such an agent "EdgeSched-DQN"; no published method of that name was found
+dqn              deep Q-network with double targets and a dueling head, settings of `presets.routing_dqn`
+sac              soft actor-critic, over a finite set of choices here, settings of `presets.routing_sac`
+edge-sched-dqn   the ablation: a flat DQN that has to find the rewards of actions itself, with one-step targets from uniform
+                 replay, neither double nor dueling, settings of `DQNConfig`. The seed project names such an agent
+                 "EdgeSched-DQN"; no published method of that name was found
 """
 
 import ast
@@ -13,11 +14,24 @@ from typing import Any
 
 from physics import unknown_name
 from rl.agents.config import TrainingConfig
+from rl.agents.presets import ROUTING_DQN, ROUTING_SAC
 from rl.agents.registry import config_class
 
 WORDS = {"true": True, "false": False, "none": None}
-FLAT = {"double": False, "dueling": False, "noisy": False, "prioritized": False, "n_step": 1, "normalize": False}
-ALGORITHMS: dict[str, tuple[str, Mapping[str, Any]]] = {"dqn": ("dqn", {}), "sac": ("sac", {}), "edge-sched-dqn": ("dqn", FLAT)}
+FLAT = {
+    "known_rewards": False,
+    "double": False,
+    "dueling": False,
+    "noisy": False,
+    "prioritized": False,
+    "n_step": 1,
+    "normalize": False,
+}
+ALGORITHMS: dict[str, tuple[str, Mapping[str, Any]]] = {
+    "dqn": ("dqn", ROUTING_DQN),
+    "sac": ("sac", ROUTING_SAC),
+    "edge-sched-dqn": ("dqn", FLAT),
+}
 LABELS = {
     "dqn": "DQN",
     "sac": "SAC",

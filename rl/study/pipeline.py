@@ -45,7 +45,7 @@ def run_study(settings: StudySettings, out: Path, progress: Report = silent) -> 
     """
     out = Path(out)
     stages = StageStore(out, settings)
-    env = SchedulingEnv(costmodel.load_platform(settings.platform), TaskStream(settings.networks))
+    env = SchedulingEnv(costmodel.load_platform(settings.platform), TaskStream(settings.networks), foresight=True)
     results: dict[str, Any] = {"settings": settings.as_dict(), "processors": list(env.platform.names)}
     results["rewards"] = env.default_params._asdict()
     begin = lambda what: progress(what, STEPS.index(what), len(STEPS))  # noqa: E731
