@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 MOST_PES = 100_000  # crossbars; a schedule's work grows with them
+TILED, UNTILED = ("memory", "l1", "home", "tile_rule", "training", "timeline"), ("on", "temperature")  # options of `cost`
 app = typer.Typer(
     name="tempo",
     help="What work costs on heterogeneous computers with processing-in-memory, and who should run it.",
@@ -81,7 +83,7 @@ def _emit(value: Any, as_json: bool, text: str) -> None:
 
 @app.command()
 def profile(
-    network: Annotated[str, typer.Argument(help="Name of a network, such as resnet8, or a file: .onnx, .tflite or .nir.")],
+    network: Annotated[str, typer.Argument(help="A network (resnet8), a kernel (fft n=2^20) or a file: .onnx, .tflite or .nir.")],
     shape: Annotated[
         list[str] | None, typer.Option(help="Of a file's input or symbolic dimension: NAME=1x3x224x224. May be repeated.")
     ] = None,
@@ -94,15 +96,22 @@ def profile(
     Example: tempo profile resnet8 --on edge-gpu --roofline resnet8.png
     """
     from rl.study.profiles import parse_shape, profile_report
-    from workloads import load
+    from workloads import resolve
 
-    shapes = dict(parse_shape(text) for text in shape) if shape else None
-    table, value = profile_report(load(network) if shapes is None else load(network, shapes=shapes), on, roofline)
+    options = {"shapes": dict(parse_shape(text) for text in shape)} if shape else {}
+    table, value = profile_report(resolve(network, **options).table, on, roofline)
     _emit(value, json_, table)
 
 
-@app.command()
+class CostCommand(typer.core.TyperCommand):
+    """A command that is told which of its options were given."""
+
+    context_class = typer.Context
+
+
+@app.command(cls=CostCommand)
 def cost(
+    context: typer.Context,
     networks: Annotated[list[str] | None, typer.Argument(help="Network names; default: all four.")] = None,
     on: Annotated[list[str] | None, typer.Option(help="Processor name; may be repeated. Default: all.")] = None,
     temperature: Annotated[float, typer.Option(help="Junction temperature in Celsius.")] = 45.0,
@@ -126,6 +135,7 @@ def cost(
     """
     from rl.study import tables
 
+    _refuse_unused(context, "with" if tiling else "without", UNTILED if tiling else TILED)
     _use_compilation_cache()
     if tiling:
         from rl.study.tilings import published_table, tiling_table
@@ -316,6 +326,14 @@ def study(
     with live_progress() as progress:
         results = run_study(settings, out, progress)
     _emit(results, json_, study_table(results, out))
+
+
+def _refuse_unused(context: typer.Context, how: str, names: tuple[str, ...]) -> None:
+    """ValueError for an option of `tempo cost` that was given but means nothing with, or without, --tiling."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP"):
+            raise ValueError(f"--{name.replace('_', '-')} means nothing {how} --tiling")
 
 
 def _pair(option: str, text: str) -> tuple[int, int]:

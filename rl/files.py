@@ -53,6 +53,13 @@ def check_writable(path: Path) -> None:
         raise _Checked
 
 
+def check_picture(path: Path, option: str) -> None:
+    """Raise ValueError unless `path`, given as `option`, ends in .png, or WriteError if it cannot be written later."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{option} = {str(path)!r} must end in .png: a PNG is all that is drawn")
+    check_writable(path)
+
+
 class _Checked(Exception):
     """Ends a check before anything is replaced."""
 

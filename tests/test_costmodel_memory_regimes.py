@@ -335,12 +335,17 @@ def test_bad_replays(options, message):
 
 
 def test_bad_sweeps_traces_and_timings(plan):
-    for arguments, message in (((0, 1e9), "capacity = 0 B"), ((1, 0.0), "bandwidth = 0 B/s"), ((1, 1e9, "x"), "unknown regime")):
+    for arguments, message in (
+        ((0, 1e9), "capacity = 0 B"), ((1, 0.0), "bandwidth = 0 B/s"), ((1, 1e9, "x"), "unknown regime"),
+        (([10.5], 1e9), r"capacity = 10.5 B is outside"), ((float("nan"), 1e9), "capacity = nan B"),
+        (([], 1e9), "capacities must be a number or a row of at least one"), ((1, []), "links must be a number or a row"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
             regime_times(plan, *arguments)
     for make, message in (
         (lambda: trace_bursts([]), "at least one burst"),
         (lambda: trace_bursts([[-64]]), "address = -64 B"),
+        (lambda: trace_bursts([np.asarray([0.5])]), "addresses of a trace must be whole numbers, got float64"),
         (lambda: trace_segments([(0, 0, 1)]), "chunks = 0"),
         (lambda: DramTiming("x", 0, 1, 1, 1, 1), r"x: clock = 0 is outside its range \[1, inf\)"),
     ):

@@ -512,6 +512,9 @@ def test_plans_from_l3(chain, small):
     """L3 costs more than L2, promoted tensors cost less; one rate is fitted exactly."""
     outer = {p: plan_tiling(chain, small, home="L3", promoted=p, rule="largest", most=100) for p in ((), (1,))}
     assert outer[()].cycles > outer[(1,)].cycles > 0 and all(o.outer is not None for o in outer[()].operators)
+    both = compare_buffering(chain, small, home="L3", promoted=(1,), rule="largest", most=100)  # promoted in both plans
+    assert both.single.cycles < plan_tiling(chain, small, buffering="single", home="L3", rule="largest", most=100).cycles
+    assert both.double.cycles == outer[(1,)].cycles
     kept = promote_tensors(chain, small, outer[()], method="exact", headroom=50000)
     assert kept.kept == (1,) and kept.peak <= 10000 and kept.proven  # the weights are all that fits
     fitted = published.fit_mac_rate(chain, small, 2e6)

@@ -52,7 +52,7 @@ def test_as_a_program(tmp_path):
     refused = subprocess.run(
         [sys.executable, "-c", code, "profile", "resnet9"], capture_output=True, text=True, cwd=tmp_path, timeout=120
     )
-    assert "unknown network 'resnet9'; close: resnet8" in one_line(refused)
+    assert "unknown workload 'resnet9'; close: resnet8" in one_line(refused)
 
 
 def test_help_shows_an_example_for_every_command(tempo):
@@ -108,7 +108,15 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["profile", "resnet9"], "unknown network 'resnet9'; close: resnet8"),
+        (["profile", "resnet9"], "unknown workload 'resnet9'; close: resnet8"),
+        (["profile", "resnet8", "--roofline", "r.xyz"], "--roofline = 'r.xyz' must end in .png"),
+        (["cost", "resnet8", "--l1", "100"], "--l1 means nothing without --tiling"),
+        (["cost", "resnet8", "--training"], "--training means nothing without --tiling"),
+        (["cost", "resnet8", "--timeline", "a.png"], "--timeline means nothing without --tiling"),
+        (["cost", "resnet8", "--tile-rule", "all"], "--tile-rule means nothing without --tiling"),
+        (["cost", "resnet8", "--tiling", "--on", "isaac"], "--on means nothing with --tiling"),
+        (["cost", "resnet8", "--tiling", "--temperature", "45"], "--temperature means nothing with --tiling"),
+        (["route", "resnet8", "--networks", "nope"], "unknown network 'nope'"),
         (["cost", "resnet8", "--on", "isac"], "unknown hardware 'isac'; close: isaac"),
         (["cost", "resnet8", "--temperature", "2000"], "--temperature = 2000 C is outside its range [-73.15, 226.85] C"),
         (["sweep", "isaac", "resnet8", "--vary", "row=1,2"], "unknown parameter 'row'; close: rows"),

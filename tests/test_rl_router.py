@@ -17,6 +17,7 @@ from rl.decisions.routing_tiers import training
 from rl.decisions.routing_tiers.guides import THRESHOLD, load_guide
 from rl.decisions.routing_tiers.outlooks import outlooks
 from rl.decisions.routing_tiers.pricing import MEMORIES, price, split
+from rl.decisions.routing_tiers.states import checked
 from rl.decisions.routing_tiers.training import draw_states
 from rl.decisions.routing_tiers.trees import export_tree, round_down, tree_arrays, tree_from_arrays
 
@@ -280,6 +281,9 @@ def test_heat_and_load_never_help(router):
         (lambda r: r.route("fft", hw=HardwareState(300.0, backlog=-1.0)), "backlog = -1 s is outside its range"),
         (lambda r: r.route("fft", hw=HardwareState(300.0, resident="yes")), "resident must be numbers, got 'yes'"),
         (lambda r: r.route("fft", hw=HardwareState(np.full(2, 300.0))), "temperature has shape \\(2,\\), expected one number or"),
+        (lambda r: HardwareState.from_temperature("hot"), "T must be a temperature in degrees Celsius, got 'hot'"),
+        (lambda r: HardwareState.from_temperature(45.0, backlok=1.0), "unknown field of HardwareState 'backlok'; close: backlog"),
+        (lambda r: checked(45), "hw must be a HardwareState, got 45"),
         (lambda r: r.route_batch([], HardwareState(300.0)), "tasks is empty"),
         (lambda r: r.route_batch(["fft", "sort"], HardwareState(300.0)), "which is missing: there are 2 tasks"),
         (lambda r: r.route_batch(["fft"], HardwareState(300.0), [0, 1]), "which = 0 to 1 is outside its range \\[0, 0\\]"),

@@ -86,6 +86,13 @@ def test_errors_are_one_line(text, kind, message):
     assert "\n" not in str(error.value) and isinstance(error.value, ValueError)
 
 
+def test_functions_that_do_not_take_their_arguments_are_refused_in_one_line():
+    for args in ((), (jnp.ones((2, 3)),)):  # none, and a product of (2, 3) with itself
+        with pytest.raises(ValueError, match="<lambda> cannot be traced with these arguments: ") as error:
+            resolve(lambda x: x @ x, *args)
+        assert "\n" not in str(error.value)
+
+
 def test_unknown_names_are_key_errors_too():
     with pytest.raises(KeyError, match="close: fft"):
         resolve("fftt")

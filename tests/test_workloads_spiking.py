@@ -137,6 +137,7 @@ def test_neurobench_operations():
     [
         (lambda: Leaky(beta=1.5), r"Leaky.beta = 1.5 is outside its range \[0, 1\]"),
         (lambda: Leaky(threshold=float("nan")), "Leaky.threshold = nan is outside its range"),
+        (lambda: Leaky(gain=float("nan")), "Leaky.gain = nan is outside its range"),
         (lambda: Leaky(reset="half"), "unknown reset 'half'; known: subtract, zero, none"),
         (lambda: Leaky(semantics="norse"), "unknown semantics 'norse'; known: snntorch, spyx, nir"),
         (lambda: Alpha(alpha=0.5, beta=0.6), "Alpha.beta = 0.6 must be below alpha = 0.5"),
@@ -145,7 +146,7 @@ def test_neurobench_operations():
         (lambda: Surrogate("sigmoid"), "unknown surrogate 'sigmoid'; known: none, straight_through, atan"),
         (lambda: Surrogate("atan", -1.0), "surrogate slope = -1"),
     ],
-    ids=["beta", "threshold", "reset", "semantics", "alpha-order", "alpha-spyx", "capacitance", "surrogate", "slope"],
+    ids=["beta", "threshold", "gain", "reset", "semantics", "alpha-order", "alpha-spyx", "capacitance", "surrogate", "slope"],
 )
 def test_bad_neurons_are_refused(make, message):
     with pytest.raises(ValueError, match=message):

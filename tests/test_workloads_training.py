@@ -27,6 +27,27 @@ def steps():
     return Steps()
 
 
+class Heads(nn.Module):
+    """Two results, 3 and 5 features wide."""
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x), nn.Dense(5)(x)
+
+
+def test_losses_of_several_results_add_up():
+    """Forward 4 x (3 + 5) products, the gradients of the weights as many; the input needs none."""
+    step = training_graph(Heads(), (4,), update=False)
+    assert step.ops.total("macs") == 2 * 4 * (3 + 5)
+    assert {nest.operator for nest in step.nests if nest.phase == "loss"} == {"MSELoss"}
+
+
+@pytest.mark.parametrize("network", ["gsc-snn", "nmnist-scnn"])
+def test_only_flax_modules_are_trained(network):
+    with pytest.raises(ValueError, match=f"{network} is a SpikingNetwork; a training step is made of flax modules only"):
+        training_graph(network)
+
+
 def phase(program, name):
     return [(nest, row) for row, nest in enumerate(program.nests) if nest.phase == name]
 

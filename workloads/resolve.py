@@ -47,7 +47,8 @@ def resolve(source: Any, *args: Any, **options: Any) -> Workload:
 
     `args` and `options` go with a function or a file, as for `load`.
     Raises ValueError, one line: UnknownName (also a KeyError) with close matches for a name that nothing has; else for sizes
-    that do not go with the kernel, a file that cannot be read, or something that is no workload at all.
+    that do not go with the kernel, a file that cannot be read, a function that does not take `args`, or something that is no
+    workload at all.
     """
     if isinstance(source, Workload | OpTable) and (args or options):
         raise ValueError("arguments go with a function or a file, not with an operation table")
@@ -61,7 +62,11 @@ def resolve(source: Any, *args: Any, **options: Any) -> Workload:
         return _from_text(source)
     if not (callable(source) or isinstance(source, str | os.PathLike)):
         raise ValueError(f"a workload is a name, a file, a function or an OpTable, got {type(source).__name__}")
-    return _from_table(load(source, *args, **options))
+    try:
+        return _from_table(load(source, *args, **options))
+    except TypeError as error:  # JAX's word for missing arguments and for shapes that do not go together
+        name = getattr(source, "__name__", type(source).__name__) if callable(source) else str(source)
+        raise ValueError(f"{name} cannot be traced with these arguments: {' '.join(str(error).split())}") from error
 
 
 def _from_table(table: OpTable) -> Workload:

@@ -13,12 +13,15 @@ SoftmaxCrossEntropyLoss(Grad), MSELoss(Grad), InPlaceAccumulatorV2, SGD. The las
 
 Networks of the catalog are trained as they are deployed, batch normalisation folded (frozen), because on-device training works
 on one image at a time; `normalised=True` trains the normalisation too (its running statistics are results nobody reads here).
-Dropout is off. The parameters are held in 32-bit floating point.
+Dropout is off. The parameters are held in 32-bit floating point. The losses of several results (the heads of a detector) are
+added up: they stand in for the detector's own loss, of which they have the size but not the terms.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
+import flax.linen
 import jax
 import jax.numpy as jnp
 
@@ -53,11 +56,11 @@ def training_graph(
 ) -> Program:
     """The training step of a network as a `Program`: operation table, loop nests, tensors with live ranges and aliases.
 
-    `network` is a name of the catalog or any flax module, which is called with (batch, *input_shape) and must have a batch as its
-    first axis. `loss` is "cross_entropy" against one-hot labels, or "mse"; the default is "mse" where the result has the shape of
-    the input (an autoencoder) and "cross_entropy" elsewhere. Without `accumulate` the update takes the gradient itself; without
-    `update` the step ends with the gradients. Raises ValueError for an unknown network or loss, a batch below 1, or a module
-    without its input's shape.
+    `network` is a name of the catalog or any flax module, which is called with (batch, *input_shape) and must have a batch as
+    its first axis. `loss` is "cross_entropy" against one-hot labels, or "mse"; the default is "mse" where the result has the
+    shape of the input (an autoencoder) or there are several results, and "cross_entropy" elsewhere. Without `accumulate` the
+    update takes the gradient itself; without `update` the step ends with the gradients. Raises ValueError for an unknown
+    network or loss, a batch below 1, a module that is not flax's (a spiking network), or one without its input's shape.
     """
     module, shape, label = _resolve(network, input_shape, normalised)
     if batch < 1:
@@ -68,12 +71,16 @@ def training_graph(
     if not params:
         raise ValueError(f"{label} has no parameters, so there is nothing to train")
     result = jax.eval_shape(module.apply, {"params": params, **variables}, image)
-    kind = loss or ("mse" if result.shape == image.shape else "cross_entropy")
+    results = jax.tree.leaves(result)
+    if not results:
+        raise ValueError(f"{label} has no result, so there is no loss")
+    kind = loss or ("mse" if len(results) > 1 or results[0].shape == image.shape else "cross_entropy")
     if kind not in LOSSES:
         raise ValueError(f"unknown loss {kind!r}; known: {', '.join(LOSSES)}")
     train = {"train": True, "mutable": ["batch_stats"]} if normalised and variables else {}
     step = _step(lambda p, rest, x: _call(module, p, rest, x, train), _LOSS[kind], accumulate, update)
-    args = (params, variables, params if accumulate else {}, image, jax.ShapeDtypeStruct(result.shape, jnp.float32))
+    wanted = [jax.ShapeDtypeStruct(each.shape, jnp.float32) for each in results]
+    args = (params, variables, params if accumulate else {}, image, wanted)
     return trace_program(
         step, *args, weights=(0, 1), name=name or f"{label} training", namer=_namer(kind), in_place=UPDATED_IN_PLACE
     )
@@ -82,11 +89,18 @@ def training_graph(
 def _resolve(network: Any, input_shape: tuple[int, ...] | None, normalised: bool) -> tuple[Any, tuple[int, ...], str]:
     if isinstance(network, str):
         found = load_network(network)
+        _check_flax(found.module, network)
         return found.module.clone(folded=not normalised), input_shape or found.input_shape, network
     module, shape = getattr(network, "module", network), input_shape or getattr(network, "input_shape", None)
+    _check_flax(module, type(module).__name__)
     if shape is None:
         raise ValueError(f"{type(module).__name__}: input_shape is missing; give the shape of one input, without the batch")
     return module, tuple(shape), type(module).__name__
+
+
+def _check_flax(module: Any, label: str) -> None:
+    if not isinstance(module, flax.linen.Module):
+        raise ValueError(f"{label} is a {type(module).__name__}; a training step is made of flax modules only")
 
 
 def _call(module: Any, params: Any, rest: Any, x: Any, train: dict[str, Any]) -> Any:
@@ -100,7 +114,7 @@ def _step(forward: Callable[..., Any], loss: Callable[..., Any], accumulate: boo
             with jax.named_scope("forward"):
                 z = forward(p, rest, x)
             with jax.named_scope("loss"):
-                return loss(z, y)
+                return functools.reduce(jnp.add, map(loss, jax.tree.leaves(z), y))
 
         value, gradient = jax.value_and_grad(objective)(params)
         if accumulate:

@@ -174,13 +174,13 @@ def _sweep(plan: BurstPlan, capacities: Array, links: Array) -> tuple[dict[str, 
 def regime_times(plan: BurstPlan, capacities: Any, links: Any, regime: Regime | str = "auto") -> RegimeTimes:
     """Time and traffic for every pair of `capacities` (B, integers >= 1) and `links` (B/s), in one compiled program.
 
-    Raises ValueError for a capacity or a rate that is not positive, for an unknown regime and, under rules that refuse it, for a
-    region or layer that is larger than its memory.
+    Raises ValueError for a capacity that is not a positive whole number, for a rate that is not positive, if there are none, for
+    an unknown regime and, under rules that refuse it, for a region or layer that is larger than its memory.
     """
     if regime != "auto" and regime not in set(Regime):
         raise ValueError(f"unknown regime {regime!r}; known: auto, {', '.join(Regime)}")
-    sizes = [check_count("capacity", int(c), 1) for c in np.atleast_1d(capacities)]
-    rates = np.atleast_1d(np.asarray(links, np.float64))
+    sizes = [check_count("capacity", c, 1) for c in _listed("capacities", capacities)]
+    rates = np.asarray(_listed("links", links), np.float64)
     for rate in rates:
         check_bandwidth(float(rate))
     total = plan.footprint.total // plan.unit
@@ -193,6 +193,14 @@ def regime_times(plan: BurstPlan, capacities: Any, links: Any, regime: Regime | 
     counts = [_traffic(plan, *item) for item in zip(chosen, np.asarray(regions), np.asarray(layers), strict=True)]
     picked = np.stack([found[name][index] for index, name in enumerate(chosen)])
     return RegimeTimes(picked, chosen, *(tuple(column) for column in zip(*counts, strict=True)))
+
+
+def _listed(name: str, values: Any) -> list[Any]:
+    """One number or a row of them as Python's own numbers; ValueError if there is none, or a table."""
+    row = np.atleast_1d(values)
+    if row.ndim > 1 or not row.size or row.dtype.kind not in "iufO":
+        raise ValueError(f"{name} must be a number or a row of at least one, got {row.dtype} of shape {row.shape}")
+    return row.tolist()
 
 
 def _check_room(plan: BurstPlan, capacity: int, regime: Regime) -> None:

@@ -19,6 +19,14 @@ class MemoryTrace:
     writes: np.ndarray
 
     def __post_init__(self) -> None:
+        for name, column, kinds in (
+            ("addresses", self.addresses, "iu"),
+            ("bursts", self.bursts, "iu"),
+            ("writes", self.writes, "b"),
+        ):
+            if column.size and column.dtype.kind not in kinds:
+                wanted = "whole numbers" if kinds == "iu" else "True or False"
+                raise ValueError(f"{name} of a trace must be {wanted}, got {column.dtype}")
         steps = np.diff(self.bursts, prepend=0)
         if not self.addresses.size or self.bursts.shape != self.addresses.shape or self.writes.shape != self.addresses.shape:
             raise ValueError("a trace needs at least one access, with a burst and a write flag each")
@@ -40,7 +48,7 @@ class MemoryTrace:
 
 def trace_bursts(bursts: Iterable[Sequence[int] | np.ndarray], writes: Iterable[bool] | None = None) -> MemoryTrace:
     """A trace of lists of addresses (B), one list per burst; `writes` says which bursts write. ValueError if empty."""
-    lists = [np.asarray(burst, np.int64) for burst in bursts]
+    lists = [np.asarray(burst) for burst in bursts]
     if not lists or not all(burst.size for burst in lists):
         raise ValueError("a trace needs at least one burst, and every burst at least one address")
     lengths = [burst.size for burst in lists]

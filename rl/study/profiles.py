@@ -5,7 +5,7 @@ from typing import Any
 
 import costmodel
 from costmodel.studies.rooflines import RooflinePoints, roofline_chart, roofline_points, roofline_text
-from rl.files import check_writable, write_with
+from rl.files import check_picture, write_with
 from rl.study.quantities import quantity
 from rl.study.tables import Printed, render
 from workloads import OpKind, OpTable
@@ -15,7 +15,7 @@ def profile_report(ops: OpTable, on: str, picture: Path | None) -> Printed:
     """Table and roofline of `ops` on the processor called `on`; the roofline as a PNG file too, if there is a `picture`."""
     hardware = costmodel.load_hardware(on)
     if picture is not None:
-        check_writable(picture)
+        check_picture(picture, "--roofline")
     table, value = profile_table(ops)
     if not ops.total("macs"):
         return f"{table}\nno roofline: nothing multiplies", value
@@ -77,9 +77,10 @@ def profile_table(ops: OpTable) -> Printed:
     lines = [render(["", "operation", "kind", "M x N x K", *columns], rows, info.name, 4)]
     lines.append(f"MACs {totals['macs_padded']:,} with zero padding, {totals['macs_valid']:,} without; FLOPs {totals['flops']:,}")
     lines.append(
-        f"parameters {info.parameters:,}; peak live activations {ops.peak_live:,} elements at {info.op_names[info.peak_op]}:"
+        f"parameters {info.parameters:,}; peak live activations {ops.peak_live:,} elements at {info.op_names[info.peak_op]}"
+        + ":" * bool(info.peak_tensors)
     )
-    lines.append("  " + "; ".join(info.peak_tensors))
+    lines += ["  " + "; ".join(info.peak_tensors)] if info.peak_tensors else []
     lines += [f"not counted: {name} (x{count})" for name, count in info.uncounted] + [f"note: {flag}" for flag in info.flags]
     peak = {"peak_at": info.op_names[info.peak_op], "peak_tensors": list(info.peak_tensors)}
     extra = {"uncounted": [list(pair) for pair in info.uncounted], "flags": list(info.flags)}

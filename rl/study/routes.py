@@ -25,6 +25,8 @@ from rl.study.decisions import changed
 from rl.study.quantities import quantity
 from rl.study.tables import Printed, render
 from workloads import list_networks
+from workloads.catalog import Entry
+from workloads.names import find
 
 CELSIUS = (-73.15, 226.85)
 
@@ -47,6 +49,8 @@ def route_table(
         raise ValueError(f"--temperature = {temperature:g} C is outside its range [{CELSIUS[0]:g}, {CELSIUS[1]:g}] C")
     for name, number, open_lo in (("--deadline (s)", deadline, True), ("--gap (s)", gap, True), ("--load (s)", load, False)):
         check_real(name, number, 0.0, 1e6, open_lo=open_lo)
+    for name in networks:
+        find(name, Entry, "network")
     known = tuple(networks) or list_networks()
     if task not in known and agent is None:
         return _routed(task, HardwareState.from_temperature(temperature, backlog=load, resident=resident, deadline=deadline))

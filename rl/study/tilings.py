@@ -9,7 +9,7 @@ from costmodel.mapping.tiles.promotion import Promotion
 from costmodel.mapping.tiles.published import published_rows
 from costmodel.mapping.tiles.timeline import draw_timeline, hop_of
 from costmodel.mapping.tiling import BufferingGain, OperatorPlan, compare_buffering, compare_rules, promote_tensors
-from rl.files import check_writable, write_with
+from rl.files import check_picture, write_with
 from rl.study.tables import Printed, render
 from workloads import list_networks
 from workloads.nests import Program, load_program
@@ -31,7 +31,7 @@ def tiling_table(
     if timeline is not None:
         if rule == "all":
             raise ValueError("--timeline shows the tiles of one rule; --tile-rule all has several")
-        check_writable(timeline)
+        check_picture(timeline, "--timeline")
     sizes = {} if l1 is None else {"l1": l1}
     hierarchy = load_hierarchy(memory, **sizes)
     texts, value = [], {}

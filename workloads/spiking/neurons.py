@@ -105,7 +105,8 @@ class Neuron(eqx.Module):
         for name, value, known in (("reset", self.reset, RESETS), ("semantics", self.semantics, SEMANTICS)):
             if value not in known:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(known)}")
-        _check(f"{type(self).__name__}.threshold", self.threshold, -np.inf, np.inf, open_ends=True)
+        for name in ("threshold", "rest", "gain", "gain_in", "drive"):
+            _check(f"{type(self).__name__}.{name}", getattr(self, name, None), -np.inf, np.inf, open_ends=True)
 
     @abc.abstractmethod
     def update(self, state: State, current: Float[Array, "..."], fired: Float[Array, "..."]) -> State:

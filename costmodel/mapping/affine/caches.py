@@ -12,8 +12,9 @@ loops inside loop l (see `nests`), T_l the iterations of l.
                          + sum_a min(F(a, l) + E(a, l), F(a, two of l))   arrays that it moves: the rest of one iteration
                                                                           and the beginning of the next
 
-                 E(a, l) are the elements inside the first inner loop that does not move a; 1 if all of them do. From the
-                 inside out, with D_l <= S a loop adds only its new elements, F(a, l - 1) / F(a, l) times; else all T_l times.
+                 E(a, l) are the elements inside the first inner loop that does not move a; those of one iteration if all of
+                 them do. From the inside out, beginning with one iteration (an element for each offset), with D_l <= S a loop
+                 adds only its new elements, F(a, l - 1) / F(a, l) times; else all T_l times.
 
 For the b x b tile of a matrix product (order i j k, k in steps of 1) these are b^2 + 2 b and D_k = b^2 + (b + 1) + 2 b: the known
 thresholds, and between them an LRU cache thrashes where a scratchpad works. Loss beyond a threshold is a cliff, because all
@@ -26,6 +27,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Num
 
 from costmodel import relax
@@ -85,8 +87,9 @@ def nest_traffic(
     No tile: the loops as written. `fast` elements of fast memory; `memory` "scratchpad" or "lru"; `order` of the tile loops and
     `inner` of the loops within, outermost first (None: as written). A scratchpad's loads do not grow where the tile does not
     fit: see `fits`. Differentiable in extents, tile and fast; HARD: steps at tile counts and at the cliff.
-    ValueError for an unknown memory, order, or number of sides.
+    ValueError for an unknown memory, order, or number of sides, and for a plain `fast` that is not above 0.
     """
+    check_fast(fast)
     if memory not in MEMORIES:
         raise ValueError(f"memory = {memory!r} is not one of {', '.join(MEMORIES)}")
     whole = as_sides(nest, extents, "extent")
@@ -102,9 +105,26 @@ def nest_traffic(
     else:
         loads, need = _scratchpad(nest, levels[: len(nest.loops)], mean, list(sides))
         fit = relax.fits(need, capacity, policy)
-    reads = jnp.asarray([s.read for s in nest.streams], loads.dtype)
+    reads = _reads(nest, loads)
     writes = jnp.asarray([s.written for s in nest.streams], loads.dtype)
     return Traffic(loads * reads, loads * writes, need, fit, flops)
+
+
+def untiled_lru_loads(nest: Nest, extents: Array, fast: Array, policy: Relaxation) -> Float[Array, " streams"]:
+    """Loads of an LRU cache for the loops as written."""
+    sides = list(extents)
+    loads, _, _ = _lru(nest, _levels((), nest.order(None), [], sides, sides, sides), fast, policy)
+    return loads * _reads(nest, loads)
+
+
+def _reads(nest: Nest, like: Array) -> Array:
+    return jnp.asarray([s.read for s in nest.streams], like.dtype)
+
+
+def check_fast(fast: object) -> None:
+    """ValueError for a plain number of elements of fast memory that is not above 0."""
+    if isinstance(fast, int | float | np.number) and not fast > 0:
+        raise ValueError(f"fast = {fast:g} elements is outside its range (0, inf) elements")
 
 
 def _with(sides: list[Array], loop: int, value: Array) -> list[Array]:
@@ -147,7 +167,7 @@ def _lru(nest: Nest, levels: list[_Level], fast: Array, policy: Relaxation) -> t
     misses = []
     for stream, elements in zip(nest.streams, touched, strict=True):
         inside = [_covered(stream, level) for level in levels]
-        missed = jnp.ones(())
+        missed = elements[-1]  # one iteration already touches an element for each offset
         for q in reversed(range(len(levels))):
             growth = inside[q] / elements[q]
             trips = levels[q].trips
@@ -186,7 +206,7 @@ def _distance(nest: Nest, levels: list[_Level], q: int) -> Array:
 
 def _beginning(stream, levels: list[_Level], q: int) -> Array:
     """E of loop q: what the next iteration has already touched of a moved array and this one had not; see the module."""
-    found = jnp.ones(())
+    found = stream.elements([jnp.ones(())] * len(levels[q].largest))
     for level in reversed(levels[q + 1 :]):
         if not stream.moves_with(level.loop):
             found = found + jnp.clip(level.trips - 1, 0.0, 1.0) * (stream.elements(level.largest) - found)

@@ -10,7 +10,8 @@ and read by a later one is an *intermediate*.
              least the intermediate's tile, at most everything the producer touches in a tile
 
              LRU          kept arrays of all nests stay if D = sum kept + sum (rows of b iterations and the beginning of the
-                          next) <= S, else all of them are loaded for each of the n / b tiles
+                          next) <= S, else all of them are loaded for each of the n / b tiles, as often as the nests
+                          by themselves load them in one tile (once a row where they do not fit)
              scratchpad   what fits beside the tile's rows stays, the rest is loaded for each tile
 
 So two layers of which each fits alone but not both turn an LRU cache's traffic from n d + d h + ... into n / b (2 d h), 26 times
@@ -28,7 +29,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Num
 
 from costmodel import relax
-from costmodel.mapping.affine.caches import MEMORIES, nest_traffic
+from costmodel.mapping.affine.caches import MEMORIES, check_fast, nest_traffic, untiled_lru_loads
 from costmodel.mapping.affine.nests import Nest, Stream
 from costmodel.relax import HARD, Relaxation
 
@@ -78,8 +79,10 @@ def fuse(
     """Traffic of nests that share their first loop, apart and fused with `rows` iterations of it at a time; see the module.
 
     `extents` of all loops by name; arrays of one name are one array. Differentiable in extents, rows and fast; HARD: steps where
-    something begins to fit. ValueError for an unknown memory, fewer than two nests, no shared first loop, or a missing extent.
+    something begins to fit. ValueError for an unknown memory, fewer than two nests, no shared first loop, a missing extent,
+    or a plain `fast` that is not above 0.
     """
+    check_fast(fast)
     if memory not in MEMORIES:
         raise ValueError(f"memory = {memory!r} is not one of {', '.join(MEMORIES)}")
     if len(nests) < 2 or len({nest.loops[0] for nest in nests}) > 1:
@@ -173,11 +176,12 @@ def _fused(
     turning = sum((part + part / b for part, _, s in seen.values() if s.moves_with(0)), jnp.zeros(()))
     if memory == "lru":
         need = kept + jnp.minimum(turning, 2 * rows)
-        again = kept * (1 - relax.fits(need, fast, policy))
+        lost = 1 - relax.fits(need, fast, policy)
+        loads = kept + lost * (kept * (tiles - 1) + tiles * _swept_again(nests, whole, tiles, fast, policy))
     else:
         need = kept + rows
-        again = _reloaded(kept, rows, fast)
-    loads, stores = kept + again * (tiles - 1), jnp.zeros(())
+        loads = kept + _reloaded(kept, rows, fast) * (tiles - 1)
+    stores = jnp.zeros(())
     for name, (part, all_of_it, stream) in seen.items():
         if name in between:
             lost = _pushed_out(nests, whole, b, fast, between[name], part) if memory == "lru" else jnp.zeros(())
@@ -187,6 +191,17 @@ def _fused(
             written = any(s.written for nest in nests for s in nest.streams if s.array == name)
             loads, stores = loads + read * all_of_it, stores + written * all_of_it
     return loads, stores, need
+
+
+def _swept_again(nests: Sequence[Nest], whole: list, tiles: Array, fast: Array, policy: Relaxation) -> Array:
+    """Elements of kept arrays that the nests load in one tile beyond the first time."""
+    again = jnp.zeros(())
+    for nest, sides in zip(nests, whole, strict=True):
+        loads = untiled_lru_loads(nest, sides.at[0].divide(tiles), fast, policy)
+        for stream, loaded in zip(nest.streams, loads, strict=True):
+            if not stream.moves_with(0):
+                again += jnp.maximum(loaded - stream.elements(sides), 0.0)
+    return again
 
 
 def _pushed_out(nests: Sequence[Nest], whole: list, b: Array, fast: Array, producer: int, part: Array) -> Array:
@@ -219,8 +234,10 @@ def overlapped_loads(extent: Number, tile: Number, stages: Number, radius: Numbe
 def group_stages(tile: float, most: int, threshold: float = 0.4, radius: float = 1.0, dimensions: int = 2) -> int:
     """The most stages, up to `most`, whose redundancy stays within `threshold`: PolyMage's greedy grouping of a chain.
 
-    Its thresholds were tuned among 0.2, 0.4 and 0.5. ValueError for a threshold below 0.
+    Its thresholds were tuned among 0.2, 0.4 and 0.5. ValueError for a threshold below 0 or fewer than 1 stage.
     """
+    if not most >= 1:
+        raise ValueError(f"most = {most} is outside its range [1, inf)")
     if not threshold >= 0:
         raise ValueError(f"threshold = {threshold:g} is outside its range [0, inf)")
     fits = [h for h in range(1, most + 1) if float(overlap_redundancy(tile, h, radius, dimensions)) <= threshold]

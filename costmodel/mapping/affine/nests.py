@@ -6,7 +6,8 @@ subscripts that do, with matrix M over the loops involved and its kernel over th
     kernel {0}        every iteration has its own element:          prod t
     kernel spanned    iterations x and x + w share theirs:          prod t - prod max(t - |w|, 0)
       by w
-    larger kernels    one subscript, coefficients in rising order:  L <- L t - max(L - c, 0) (t - 1), exact while runs stay closed
+    larger kernels    one subscript, coefficients in rising order:  L <- L t - max(L - c, 0) (t - 1), exact while runs are closed,
+                      else it may be under: A[3 i + 5 j + 7 k], t = (5, 6, 2), has 39, not 37; loops with t = 1 are left out
 
 so A[i] has t, A[2 i + k] (a strided window) 2 t_i + t_k - 2 for t_k >= 2, A[i, i] t, A[i + j, j] t_i t_j. Several references to
 one array that differ only by constants (a stencil, a halo) touch a union of translates: exact by inclusion and exclusion up to
@@ -26,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from costmodel.mapping.affine.parsing import Access, Statement, parse
+from costmodel.mapping.affine.parsing import Access, Statement, check_ranks, parse
 
 MOST = 12
 Sides = Num[Array | np.ndarray, " loops"] | Sequence[Any]  # one number for each loop
@@ -76,7 +77,8 @@ class Nest:
 def make_nest(loops: str | Sequence[str], body: str) -> Nest:
     """A nest from its loops, "i j k", and the statements inside, "C[i, j] += A[i, k] * B[k, j]".
 
-    ValueError for a loop named twice, a statement that is not an assignment, or a subscript that is not affine in the loops.
+    ValueError for a loop named twice, a statement that is not an assignment, a subscript that is not affine in the loops,
+    or an array with different numbers of subscripts.
     """
     names = tuple(loops.split() if isinstance(loops, str) else loops)
     if len(set(names)) != len(names) or not names:
@@ -89,6 +91,7 @@ def make_nest(loops: str | Sequence[str], body: str) -> Nest:
 
 
 def _streams(loops: tuple[str, ...], accesses: Sequence[Access]) -> tuple[Stream, ...]:
+    check_ranks(accesses)
     found: dict[tuple, list[Access]] = {}
     for access in accesses:
         key = access.array, tuple(tuple(row.coefficient(name) for name in loops) for row in access.subscripts)
@@ -196,7 +199,12 @@ def _joined(rows: Sequence[tuple[int, ...]], sides: Iterations) -> Array:
         return every - again
     if len(rows) > 1:
         return jnp.minimum(every, functools.reduce(jnp.multiply, [_joined((row,), sides) for row in rows]))
-    return _run([rows[0][i] for i in used], t)
+    count = _run([rows[0][i] for i in used], t)
+    for i in used:  # a loop that does not turn takes no part, nor in the common factor
+        rest = tuple(0 if q == i else c for q, c in enumerate(rows[0]))
+        turns = jnp.clip(sides[i] - 1, 0.0, 1.0)
+        count = turns * count + (1 - turns) * _joined((rest,), sides)
+    return count
 
 
 def _run(coefficients: list[int], sides: list[Array]) -> Array:

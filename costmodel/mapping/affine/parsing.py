@@ -13,7 +13,7 @@ the text, an assignment's own target after them, then the write. Operations are 
 
 import ast
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +95,15 @@ class Loop:
 Node = Loop | Guard | Statement
 
 
+def check_ranks(accesses: Iterable[Access]) -> None:
+    """ValueError for an array with different numbers of subscripts."""
+    ranks: dict[str, int] = {}
+    for access in accesses:
+        rank = len(access.subscripts)
+        if (known := ranks.setdefault(access.array, rank)) != rank:
+            raise ValueError(f"{access.array} has {known} subscripts in one place and {rank} in another")
+
+
 def parse(text: str) -> tuple[Node, ...]:
     """The loops and statements of a program; ValueError with line number for anything that is not affine."""
     try:
@@ -157,6 +166,8 @@ def _node(line: ast.stmt) -> Iterator[Node]:
 
 
 def _loop(line: ast.AST, name: str, args: list[ast.expr], body: tuple[Node, ...]) -> Loop:
+    if not 1 <= len(args) <= 3:
+        raise _refused(line, f"range() takes 1 to 3 values, not {len(args)}")
     start, stop = (None, args[0]) if len(args) == 1 else (args[0], args[1])
     step: int | str = 1
     if len(args) == 3:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from costmodel.mapping.affine.parsing import Access, Affine, Guard, Loop, Node, Statement, parse
+from costmodel.mapping.affine.parsing import Access, Affine, Guard, Loop, Node, Statement, check_ranks, parse
 
 MOST_LOOPS = 6
 RANK = 3  # subscripts
@@ -56,9 +56,19 @@ class AffineProgram:
 
     body: tuple[Node, ...]
 
+    def __post_init__(self) -> None:
+        check_ranks(p.access for p in self.placed)
+        for p in self.placed:
+            names = [loop.name for loop in p.loops]
+            if twice := [name for name in names if names.count(name) > 1]:
+                raise ValueError(f"loop {twice[0]} is inside another loop of this name")
+
     @classmethod
     def read(cls, text: str) -> "AffineProgram":
-        """From the text of Python loops, see `parsing`; ValueError with line number for what cannot be read."""
+        """From the text of Python loops, see `parsing`; ValueError with line number for what cannot be read.
+
+        ValueError too for an array with different numbers of subscripts, and for a loop inside one of the same name.
+        """
         return cls(parse(text))
 
     @property
@@ -83,21 +93,28 @@ class AffineProgram:
         """Names of the arrays, in alphabetical order."""
         return tuple(sorted({p.access.array for p in self.placed}))
 
-    def bind(self, sizes: Mapping[str, int]) -> Accesses:
+    def bind(self, sizes: Mapping[str, int | float]) -> Accesses:
         """All accesses with numbers for the sizes.
 
-        ValueError for a missing or unknown size, more than `MOST_LOOPS` loops or `RANK` subscripts, a bound or subscript that is
-        not a difference, an empty program, or one too long for the times to be told apart (about 10^18 iterations).
+        ValueError for a missing or unknown size, one that is not a whole number, more than `MOST_LOOPS` loops or `RANK`
+        subscripts, a bound or subscript that is not a difference, an empty program, or one too long for the times to be told
+        apart (about 10^18 iterations).
         """
         if set(sizes) != set(self.sizes):
             raise ValueError(f"the program has the sizes {', '.join(self.sizes)}; given: {', '.join(sizes) or 'none'}")
+        for name, value in sizes.items():
+            if value != value // 1:
+                raise ValueError(f"{name} = {value:g} is not a whole number")
+        whole = {name: int(value) for name, value in sizes.items()}
         placed = sorted(self.placed, key=lambda p: p.access.array)
+        if not placed:
+            raise ValueError("the program touches no array element")
         depth = max(len(p.loops) for p in placed)
-        rows = [(p, _region(p, sizes, depth)) for p in placed]
+        rows = [(p, _region(p, whole, depth)) for p in placed]
         rows = [(p, region) for p, region in rows if (np.diag(region) >= 0).all()]
         if not rows:
             raise ValueError("the program touches no array element with these sizes")
-        return _tabulate(rows, sizes)
+        return _tabulate(rows, whole)
 
 
 def _flat(body: tuple[Node, ...], guards: tuple[Affine, ...]) -> Iterator[tuple[tuple[Affine, ...], Loop | Statement]]:

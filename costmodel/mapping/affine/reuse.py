@@ -29,6 +29,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Num
 
 from costmodel import relax
+from costmodel.mapping.affine.caches import check_fast
 from costmodel.mapping.affine.programs import FAR, RANK, Accesses, AffineProgram
 from costmodel.relax import HARD, Relaxation
 
@@ -75,7 +76,9 @@ class _Tables(NamedTuple):
     scale: Array  # (arrays,) elements that a lattice point stands for
 
 
-def reuse_profile(program: AffineProgram, sizes: Mapping[str, int], *, samples: int = 128, elements: int = 4096) -> ReuseProfile:
+def reuse_profile(
+    program: AffineProgram, sizes: Mapping[str, int | float], *, samples: int = 128, elements: int = 4096
+) -> ReuseProfile:
     """Reuse distances of every access of `program` with numbers for its sizes; see the module.
 
     ValueError as `AffineProgram.bind`, and for fewer than 1 sample or element.
@@ -97,7 +100,11 @@ def reuse_profile(program: AffineProgram, sizes: Mapping[str, int], *, samples: 
 def lru_misses(
     profile: ReuseProfile, fast: Num[Array | np.ndarray, "*sizes"] | Sequence[float] | float, policy: Relaxation = HARD
 ) -> LruMisses:
-    """Misses in caches of `fast` elements, any number of sizes at once; differentiable in `fast` under a soft policy."""
+    """Misses in caches of `fast` elements, any number of sizes at once; differentiable in `fast` under a soft policy.
+
+    ValueError for a plain `fast` that is not above 0.
+    """
+    check_fast(fast)
     capacity = jnp.asarray(fast, float)
     known = jnp.isfinite(profile.distance)
     hit = relax.fits(jnp.where(known, profile.distance, 1.0), capacity[..., None], policy)

@@ -1,8 +1,8 @@
 """Which tile to take: all of them scored, by gradient through the relaxed model, or the largest that fits.
 
     exhaustive   every tiling, scored in batches, then the recurrence from the best score on until no other score is below
-                 the shortest found (the best there is; at most 24 are run). Of nests too large for that, the smallest tiles
-                 of each count: along a loop of E iterations the sizes ceil(E / n)
+                 the shortest found: the best there is, or the best of 32 where so many did not settle it. Of nests too large
+                 for that, the smallest tiles of each count: along a loop of E iterations the sizes ceil(E / n)
     gradient     the relaxed model: Adam on  log cycles + weight softplus((use / C - 1) / sharp)  over the logarithms of the
                  sizes, from several starts; then the whole sizes around each end point, scored by the hard model
     largest      the tile whose buffers take most bytes, ties to the most iterations: what DORY's and Deeploy's solvers maximise
@@ -34,7 +34,7 @@ MOST = 1 << 20  # tilings of one nest that are scored one by one
 CHUNK = 256  # at once: all that is computed for them stays in the innermost cache
 BATCH = 1 << 11  # in one call
 SMALL = 128  # tilings of a small batch
-FEW = 24  # tilings whose recurrence is run at most
+FEW = 32  # tilings whose recurrence is run at most
 STARTS, STEPS, RATE, SHARP, WEIGHT = 8, 120, 0.1, 0.02, 10.0
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 from costmodel import CellState, Platform, PlatformState
 from costmodel.platform import LONG_IDLE
 from costmodel.weights import JUST_WRITTEN
-from physics import LogTotal, Wear
+from physics import LogTotal, Wear, unknown_name
 
 RANGES = {  # field: lowest, highest, unit
     "temperature": (200.0, 500.0, "K"),
@@ -36,13 +36,20 @@ class HardwareState(NamedTuple):
     deadline: Values = float("inf")  # s until the result is due
 
     @classmethod
-    def from_temperature(cls, T: float, **fields: Values) -> "HardwareState":
-        """All junctions at `T` degrees Celsius; further fields by name. ValueError for what is out of range."""
-        return checked(cls(temperature=T + 273.15, **fields))
+    def from_temperature(cls, T: Values, **fields: Values) -> "HardwareState":
+        """All junctions at `T` degrees Celsius; further fields by name. ValueError for what is unknown or out of range."""
+        if np.asarray(T).dtype.kind not in "fiu":
+            raise ValueError(f"T must be a temperature in degrees Celsius, got {T!r}")
+        others = cls._fields[1:]
+        if unknown := [name for name in fields if name not in others]:
+            raise ValueError(unknown_name("field of HardwareState", unknown[0], others))
+        return checked(cls(temperature=np.asarray(T) + 273.15, **fields))
 
 
-def checked(state: HardwareState) -> HardwareState:
-    """`state` itself; ValueError naming the first field that is no number or outside its range."""
+def checked(state: Any) -> HardwareState:
+    """`state` itself; ValueError if it is no HardwareState, or naming the first field that is no number or outside its range."""
+    if not isinstance(state, HardwareState):
+        raise ValueError(f"hw must be a HardwareState, got {state!r}; HardwareState.from_temperature(45.0) makes one")
     for name, value in zip(state._fields, state, strict=True):
         lo, hi, unit = RANGES[name]
         numbers = np.asarray(value)
