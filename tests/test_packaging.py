@@ -72,6 +72,13 @@ def test_public_surface_is_declared_and_importable(package):
     assert all(hasattr(module, name) for name in module.__all__)
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_no_public_name_is_hidden_by_a_module(package):
+    """A name loads when it is first used; a module of the same name, once imported, would stand in its place."""
+    modules = {path.stem for path in (ROOT / package).iterdir()}
+    assert not modules & set(importlib.import_module(package).__all__)
+
+
 def test_constraints_are_versions_only():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     assert [line for line in lines if not re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.!]+", line)] == []

@@ -13,7 +13,8 @@ import workloads
 from workloads import UnknownName, complexity, find_kernel, list_kernels, resolve
 from workloads.kernel_tables import TYPICAL, kernel_table
 from workloads.kernels import KERNELS
-from workloads.names import build_index, shared_index
+from workloads.names import build_index
+from workloads.resolution import shared_index
 
 SPELLINGS = ("gemm 512x256x128", "GEMM(512, 256, 128)", "matmul m=512 n=256 k=128", "gemm 2^9 x 256 x 1.28e2", "gemm 512 256 128")
 

@@ -10,7 +10,7 @@ from .nests import LoopNest, Program, TensorInfo, load_program, trace_program
 from .networks.folding import fold_batch_norm
 from .networks.transformer import TRANSFORMERS, Transformer, decode, prefill
 from .ops import OpInfo, OpKind, OpTable, make_table, stack
-from .resolve import Workload, resolve
+from .resolution import Workload, resolve
 from .spiking.networks import SpikingNetwork, spiking_mlp
 from .spiking.neurons import IF, AdaptiveLeaky, Alpha, Lapicque, Leaky, NeuronTrace, Synaptic, neuron_operations, simulate_neuron
 from .spiking.nir import read_nir

@@ -154,7 +154,7 @@ def load_deployed(name: str) -> Deployed:
 
 
 def _find(name: str) -> Entry:
-    return find(name.strip(), Entry, "network")
+    return find(name.strip(), ENTRIES, "network")
 
 
 @functools.cache

@@ -234,7 +234,7 @@ def list_kernels() -> tuple[str, ...]:
 
 def find_kernel(name: str) -> Kernel:
     """The kernel called `name` (name or alias, in any case); ValueError with close matches if there is none."""
-    return find(name, Kernel, "kernel")
+    return find(name, KERNELS, "kernel")
 
 
 def complexity(name: str, *, fast: Size = 32_768.0, **sizes: Size) -> Complexity:

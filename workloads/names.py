@@ -1,10 +1,9 @@
-"""One index of names: kernels, networks and transformers share one space of names and aliases, in any spelling.
+"""Names and aliases in any spelling: case, spaces, hyphens and underscores do not matter, and no two things may claim one.
 
-Case, spaces, hyphens and underscores do not matter. No two things may claim the same spelling, whatever they are.
+The one index of everything that has a name is `workloads.resolution.shared_index`.
 """
 
 import difflib
-import functools
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
@@ -35,22 +34,12 @@ def build_index(items: Iterable[Any]) -> dict[str, Any]:
     return index
 
 
-@functools.cache
-def shared_index() -> dict[str, Any]:
-    """The one index: every kernel, every network of the catalog, every transformer."""
-    from workloads.catalog import ENTRIES  # here: those rooms look names up in this one
-    from workloads.kernels import KERNELS
-    from workloads.networks.transformer import TRANSFORMERS
-
-    return build_index((*KERNELS, *ENTRIES, *TRANSFORMERS.values()))
-
-
-def find(name: str, kind: type[T], what: str) -> T:
-    """The `kind` of thing called `name`; UnknownName (a ValueError and a KeyError) with close matches if there is none."""
-    index, key = shared_index(), normalised(name)
-    if key in index and isinstance(index[key], kind):
+def find(name: str, items: Iterable[T], what: str) -> T:
+    """The item called `name`; UnknownName (a ValueError and a KeyError) with close matches if there is none."""
+    index, key = build_index(items), normalised(name)
+    if key in index:
         return index[key]
-    known = {spelling: str(item.name) for spelling, item in index.items() if issubclass(type(item), kind)}
+    known = {spelling: str(item.name) for spelling, item in index.items()}
     close = difflib.get_close_matches(key, known, n=6, cutoff=0.55)
     hint = f"close: {', '.join(list(dict.fromkeys(known[c] for c in close))[:3])}" if close else _known(known.values())
     raise UnknownName(f"unknown {what} {name!r}; {hint}")

@@ -31,7 +31,7 @@ from rl.decisions.routing_tiers.pricing import MEMORIES, Memory, Priced, price, 
 from rl.decisions.routing_tiers.reports import RouteOption, RoutingReport, give_reason
 from rl.decisions.routing_tiers.states import HardwareState, checked, columns, spread
 from rl.decisions.routing_tiers.verdicts import TIERS, Evidence, Verdict, decide, gather
-from workloads.resolve import Workload, resolve
+from workloads.resolution import Workload, resolve
 
 MORE = 16  # workloads by which a batch may grow without being compiled again
 CHUNK, FEWEST = 1 << 15, 1 << 10  # states computed at once: few enough for the cache; smaller batches are filled up

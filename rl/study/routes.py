@@ -25,7 +25,7 @@ from rl.study.decisions import changed
 from rl.study.quantities import quantity
 from rl.study.tables import Printed, render
 from workloads import list_networks
-from workloads.catalog import Entry
+from workloads.catalog import ENTRIES
 from workloads.names import find
 
 CELSIUS = (-73.15, 226.85)
@@ -50,7 +50,7 @@ def route_table(
     for name, number, open_lo in (("--deadline (s)", deadline, True), ("--gap (s)", gap, True), ("--load (s)", load, False)):
         check_real(name, number, 0.0, 1e6, open_lo=open_lo)
     for name in networks:
-        find(name, Entry, "network")
+        find(name, ENTRIES, "network")
     known = tuple(networks) or list_networks()
     if task not in known and agent is None:
         return _routed(task, HardwareState.from_temperature(temperature, backlog=load, resident=resident, deadline=deadline))

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 from costmodel import Offer, Platform, best_tiles, estimate, make_offer
 from costmodel.processors.roofline import Roofline
 from workloads import OpKind, OpTable, stack
-from workloads.resolve import Workload
+from workloads.resolution import Workload
 
 
 class Memory(NamedTuple):

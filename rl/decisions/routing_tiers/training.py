@@ -30,7 +30,7 @@ from rl.decisions.routing_tiers.trees import Tree, export_tree
 from rl.decisions.routing_tiers.verdicts import consult
 from workloads import find_kernel, list_kernels, list_networks
 from workloads.kernel_tables import TYPICAL, kernel_table
-from workloads.resolve import Workload, resolve
+from workloads.resolution import Workload, resolve
 
 HELD_BACK = ("lu", "convolution", "attention", "sort", "spiking layer", "ds-cnn", "fc-autoencoder")
 SIZES = 40  # of every kernel

@@ -11,21 +11,29 @@ Names are spelled in any case, with or without spaces and hyphens (`names.py`). 
 """
 
 import dataclasses
+import functools
 import os
 import re
 from typing import Any
 
 import numpy as np
 
-from workloads.catalog import FILE_SUFFIXES, load
+from workloads.catalog import ENTRIES, FILE_SUFFIXES, load
 from workloads.kernel_tables import EVERYTHING, ORDER, TYPICAL, kernel_table
-from workloads.kernels import Kernel
-from workloads.names import find, normalised, shared_index
-from workloads.networks.transformer import Transformer, decode, prefill
+from workloads.kernels import KERNELS, Kernel
+from workloads.names import build_index, find, normalised
+from workloads.networks.transformer import TRANSFORMERS, Transformer, decode, prefill
 from workloads.ops import OpTable
 
+NAMED: tuple[Any, ...] = (*KERNELS, *ENTRIES, *TRANSFORMERS.values())
 TOKENS = 128  # of a transformer named without any
 NUMBER = re.compile(r"\d+(\.\d*)?(e[+-]?\d+)?(\^\d+)?", re.IGNORECASE)
+
+
+@functools.cache
+def shared_index() -> dict[str, Any]:
+    """Every kernel, every network of the catalog and every transformer, by normalised name and alias."""
+    return build_index(NAMED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +93,7 @@ def _from_text(text: str) -> Workload:
     name = " ".join(words[:first])
     if not name or normalised(name) not in shared_index():
         _suggest_file(text)
-        find(name or text, object, "workload")
+        find(name or text, NAMED, "workload")
     return _build(name, text, _sizes(text, name, words[first:]))
 
 
