@@ -24,13 +24,8 @@ from workloads import OpKind, OpTable, make_table, stack
 
 FORBIDDEN = 30.0  # ln of the cost where the first tier forbids a processor
 ROUNDING = 1e-6  # rates below this share of a whole probe are its rounding
-MANY, POSITIONS, SIDE = (
-    1e9,
-    1000,
-    8,
-)  # operations and elements, M of the probes, and how many arrays the wide one has along each side
-
-
+MANY, POSITIONS = 1e9, 1000  # operations and elements, and M of the probes
+SIDE = 8  # arrays of the wide probe along each side
 KINDS = (OpKind.CONV, OpKind.DEPTHWISE, OpKind.DENSE)
 
 
