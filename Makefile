@@ -51,7 +51,7 @@ test: $(SETUP) ## the tests, without the slow ones
 slow: $(SETUP) ## the slow tests: the built wheel, long training
 	$(PYTEST) -m slow
 
-x64: $(SETUP) ## the tests in double precision, without those of agents
+x64: $(SETUP) ## the models in double precision; agents, files and counts do not depend on it
 	JAX_ENABLE_X64=1 $(PYTEST) -m "not slow and not single"
 
 tvm: $(SETUP) ## TVM's tuner on our timing model, in an environment of its own

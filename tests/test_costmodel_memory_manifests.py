@@ -35,6 +35,8 @@ from costmodel.memory.boards import EARLIER_LATENCIES
 from costmodel.memory.validation import CLM60M, clm60m_trace
 from physics import describe, replace
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 W, KV, ACT = RegionKind
 
 

@@ -15,6 +15,8 @@ from costmodel import PIXELS, WHOLE_ROWS, Axis, Join, Layer, LayerGraph, Merge, 
 from costmodel.mapping.dependencies import INPUT
 from workloads.networks import vision
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 # CLSA-CIM, Pelke et al., DATE 2024: crossbars (256 x 256) that hold every layer once; cycles are output places, by hand.
 NETWORKS = {
     "tiny-yolo-v3": (142, 232_882),

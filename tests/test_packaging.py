@@ -15,6 +15,8 @@ from pathlib import Path
 import jupytext
 import pytest
 
+pytestmark = pytest.mark.single  # files: the same in either precision
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("physics", "workloads", "costmodel", "rl")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

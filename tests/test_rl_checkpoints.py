@@ -14,6 +14,8 @@ import pytest
 import rl.checkpoints as checkpoints
 from rl.checkpoints import CheckpointError, load, load_meta, save
 
+pytestmark = pytest.mark.single  # files: the same in either precision
+
 META = {"seed": 3, "config": {"gamma": 0.99, "hidden": (120, 84), "soft": None}}
 
 

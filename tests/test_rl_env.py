@@ -15,6 +15,8 @@ from rl.envs.foresight import foreseen, foreseen_names
 from rl.envs.resets import restart_where
 from workloads import Burst, TaskStream, load
 
+pytestmark = pytest.mark.single  # what it computes with is tested in both precisions where it lives
+
 
 @pytest.fixture(scope="module")
 def env():

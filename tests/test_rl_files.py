@@ -10,6 +10,8 @@ import pytest
 
 from rl.files import WriteError, read_json, write_json, write_text, write_with
 
+pytestmark = pytest.mark.single  # files: the same in either precision
+
 
 def test_replaces_whole_and_leaves_nothing_behind(tmp_path):
     path = tmp_path / "folder" / "value.json"

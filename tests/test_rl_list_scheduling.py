@@ -25,6 +25,8 @@ from rl.references.list_scheduling import (
 from rl.references.makespan_bounds import area_bound, critical_path, lower_bound, mixed_bound
 from workloads import Machine, TaskGraph, cholesky, durations, layered_graph, lu, machine, qr, ready_times, task_graph
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 BYTES = 4.0
 
 

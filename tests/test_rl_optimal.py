@@ -29,6 +29,8 @@ from rl.references.tabular import GridRoutingEnv
 from rl.references.value_iteration import DecisionProcess, induce_backward, iterate_values, sweep
 from workloads import TaskStream
 
+pytestmark = pytest.mark.single  # what it computes with is tested in both precisions where it lives
+
 TRACKED = ("ds-cnn", "mobilenet-v1-0.25", "resnet8")
 SMALL = GridNodes(ambient=(350.0,), mean_gap=(0.3,), backlog=(0.0, 0.2), life=4, deadlines=3, gaps=2)
 

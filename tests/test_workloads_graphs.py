@@ -9,6 +9,8 @@ import pytest
 import workloads
 from workloads import KernelTimes, Machine, TaskGraph, cholesky, lu, machine, qr, ready_times, task_graph
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 FAMILIES = {"cholesky": cholesky, "lu": lu, "qr": qr}
 
 

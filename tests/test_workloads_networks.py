@@ -13,6 +13,8 @@ import pytest
 import workloads
 from workloads import OpKind
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 # mlcommons/tiny commit 1afd2c9, parsed from the reference TFLite files:
 # macs (padded taps), macs without zero-padding taps, parameters with BN folded, peak live activation elements, at operation
 TOTALS = {

@@ -15,6 +15,8 @@ onnx = pytest.importorskip("onnx", reason="onnx is not installed: pip install 't
 runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed: it is the reference of these tests")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 ZOO = Path(onnx.__file__).parent / "backend/test/data/light"
 
 # From running each file under ONNX Runtime 1.31.1 with every intermediate exposed: MACs, constant operands of linear and

@@ -14,6 +14,8 @@ from jax import lax
 from workloads import OpKind, profile
 from workloads.importers.products import valid_taps
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 
 def shape(*sizes):
     return jax.ShapeDtypeStruct(sizes, jnp.float32)

@@ -10,6 +10,8 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from workloads import OpKind, make_table, profile
 from workloads.ops import COUNTS
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 # exercised below with and without fusion
 CASES = {}
 

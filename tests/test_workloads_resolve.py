@@ -16,6 +16,8 @@ from workloads.kernels import KERNELS
 from workloads.names import build_index
 from workloads.resolution import shared_index
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 SPELLINGS = ("gemm 512x256x128", "GEMM(512, 256, 128)", "matmul m=512 n=256 k=128", "gemm 2^9 x 256 x 1.28e2", "gemm 512 256 128")
 
 

@@ -12,6 +12,8 @@ import workloads
 tflite = pytest.importorskip("tflite", reason="tflite is not installed: pip install 'tempo-pim[tflite]'")
 import flatbuffers  # noqa: E402
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 TYPES = {
     np.dtype(np.float32): tflite.TensorType.FLOAT32,
     np.dtype(np.int8): tflite.TensorType.INT8,

@@ -7,6 +7,8 @@ import pytest
 
 import workloads
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 pytest.importorskip("onnx", reason="onnx is not installed: pip install 'tempo-pim[onnx]'")
 
 

@@ -12,6 +12,8 @@ import pytest
 from workloads import load, load_program, trace_program, training_graph
 from workloads.loop_axes import WHOLE
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 NAMES = ("fc-autoencoder", "ds-cnn", "resnet8", pytest.param("mobilenet-v1-0.25", marks=pytest.mark.slow))
 
 

@@ -9,6 +9,8 @@ import workloads
 from workloads import OpKind
 from workloads.networks import vision
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 # CLSA-CIM, Pelke et al., DATE 2024, benchmark table: base layers and crossbars (256 x 256) that hold every layer once.
 PUBLISHED = {
     "tiny-yolo-v3": (13, 142),
