@@ -37,6 +37,8 @@ from costmodel import (
 )
 from workloads import OpKind, make_table
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 GEMM = make_nest("i j k", "C[i, j] += A[i, k] * B[k, j]")
 CONVOLUTION = make_nest("c y x r s", "O[y, x] += I[c, y + r, x + s] * W[c, r, s]")
 CAPACITIES = (64, 256, 1024, 4096, 16384, 65536)

@@ -7,6 +7,8 @@ import pytest
 
 from costmodel import make_nest, minimize, nest_traffic, penalty, search_tiles
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 GEMM = make_nest("i j k", "C[i, j] += A[i, k] * B[k, j]")
 
 

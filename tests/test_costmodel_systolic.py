@@ -27,6 +27,8 @@ from costmodel import (
 )
 from costmodel.processors.systolic_counts import DATAFLOWS, argmin_words, buffer_accesses
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 X64 = jax.config.jax_enable_x64
 QUICK = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}  # compile fast, run slowly
 priced = jax.jit(estimate, compiler_options=QUICK)

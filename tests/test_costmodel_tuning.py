@@ -18,6 +18,8 @@ from costmodel.mapping.sketches import (
 from costmodel.processors.base import as_arrays
 from workloads import OpKind, OpTable, make_table
 
+pytestmark = pytest.mark.single  # whole numbers: the same in either precision
+
 X64 = jax.config.read("jax_enable_x64")
 SMALL = dict(elements=1, units=3, arrays=8, rows=16, cols=32, weight_bits=8, input_bits=8, write_arrays=2)
 OBJECTIVES = ("latency", "energy", "energy_delay")
