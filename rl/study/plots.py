@@ -25,6 +25,9 @@ PALETTE = {
     "edge-gpu": "#f58518",
     "edge-pim": "#54a24b",
     "isaac": "#9d755d",
+    "isaac-ce": "#b279a2",
+    "puma": "#e45756",
+    "neurram": "#72b7b2",
 }
 TONES = {"dqn": "#b279a2", "sac": "#e45756", "edge-sched-dqn": "#72b7b2", "optimal": "#222222"}
 INK, FAINT = "#222222", "#999999"
@@ -63,7 +66,7 @@ def costs(results: dict[str, Any]) -> Figure:
     for axis, (field, title) in zip(axes, (("latency", "latency (s)"), ("energy", "energy per inference (J)")), strict=True):
         for i, name in enumerate(hardware):
             value = [results["cost"][n][name][field] for n in networks]
-            place = np.arange(len(networks)) + (i - (len(hardware) - 1) / 2) * 0.16
+            place = np.arange(len(networks)) + (i - (len(hardware) - 1) / 2) * 0.7 / len(hardware)
             axis.plot(place, value, "o", markersize=8, color=PALETTE.get(name, FAINT), label=name)
         axis.grid(axis="y", color="#eeeeee")
         axis.set_yscale("log")
