@@ -18,6 +18,7 @@ from costmodel.memory.validation import clm60m_manifest, clm60m_plan, clm60m_tra
 from workloads import TRANSFORMERS
 
 TARGET, POINTS = 1e6, 10_000
+CHUNK = 256  # points at a time, so that what a gradient keeps stays in the cache
 
 
 def scans() -> None:
@@ -51,14 +52,14 @@ def regimes() -> None:
         ("relaxed", lambda c, link: costmodel.relaxed_time(plan, c, link), (capacities, links)),
         ("kv-swap", swap, (units, links)),
     ):
-        which = (0, 1) if name == "relaxed" else 1
-        forward, backward = jax.jit(jax.vmap(value)), jax.jit(jax.vmap(jax.value_and_grad(value, which)))
-        plain, slope = best(lambda: forward(*batch)), best(lambda: backward(*batch))
+        slopes = jax.value_and_grad(value, (0, 1) if name == "relaxed" else 1)
+        forward, backward = (jax.jit(lambda b, f=f: costmodel.chunked(lambda x: f(*x), b, CHUNK)) for f in (value, slopes))
+        plain, slope = best(lambda: forward(batch)), best(lambda: backward(batch))
         report("regime_gradient", model=name, points_per_s=POINTS / plain, gradient_over_forward=slope / plain, target=4)
 
 
 def serving() -> None:
-    """Gradient over forward time of generating 64 tokens on 10,000 machines, in chunks of 256 (they stay in cache)."""
+    """Gradient over forward time of generating 64 tokens on 10,000 machines, in chunks."""
     network = TRANSFORMERS["llama-2-7b"]
     first, later = costmodel.prefill_load(network, 512), costmodel.decode_loads(network, 512, 64)
     cache = jnp.asarray(costmodel.kv_bytes(network, 576), float)
@@ -69,8 +70,8 @@ def serving() -> None:
         def value(machine, overlap=overlap):
             return generation(first, later, cache, machine, 1, overlap).throughput
 
-        forward = jax.jit(lambda batch, value=value: costmodel.chunked(value, batch, 256))
-        backward = jax.jit(lambda batch, value=value: costmodel.chunked(jax.value_and_grad(value), batch, 256))
+        forward = jax.jit(lambda batch, value=value: costmodel.chunked(value, batch, CHUNK))
+        backward = jax.jit(lambda batch, value=value: costmodel.chunked(jax.value_and_grad(value), batch, CHUNK))
         plain, slope = best(lambda: forward(machines)), best(lambda: backward(machines))
         report("serving", overlap=overlap, machines_per_s=POINTS / plain, gradient_over_forward=slope / plain, target=4)
 
