@@ -14,6 +14,7 @@ exponential trapezoidal rule (Cox and Matthews, J. Comput. Phys. 176, 2002, ETD2
 leakage inside a step. Valid below 1000 K; the law is a fit around its reference temperature.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -23,6 +24,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from physics.params import ParameterTree, param
+from physics.thermal.factorisations import cholesky, cholesky_solve, eigenvectors, solve
 from physics.thermal.networks import ThermalNetwork, heat_flow
 from physics.types import Result, Scalar, Value
 
@@ -133,9 +135,9 @@ class LeakyNetwork(ParameterTree):
 
         def iterate(carry: tuple[Array, Array, Array, Array]) -> tuple[Array, Array, Array, Array]:
             theta, _, _, count = carry
-            factor = jax.scipy.linalg.cho_factor(matrix - jnp.diag(self._slope(theta)))
+            factor = cholesky(matrix - jnp.diag(self._slope(theta)))
             excess = heat_flow(self.network, theta) - power - self.leakage_power(theta)
-            move = jax.scipy.linalg.cho_solve(factor, -excess)
+            move = cholesky_solve(factor, -excess)
             after = theta + move
             lost = ~jnp.all(jnp.isfinite(after)) | (jnp.max(after) + self.ambient >= HOTTEST)
             return jnp.where(lost, theta, after), lost, jnp.max(jnp.abs(move)) / jnp.max(jnp.abs(after)), count + 1
@@ -157,10 +159,11 @@ class LeakyNetwork(ParameterTree):
     def _margin(self, theta: Array) -> Array:
         """Smallest eigenvalue (W/K) as the energy of its vector, summed over links: accurate in float32, differentiable."""
         slope = self._slope(theta)
-        vector = jnp.linalg.eigh(lax.stop_gradient(self.network.matrix() - jnp.diag(slope)))[1][:, 0]
+        vector = eigenvectors(lax.stop_gradient(self.network.matrix() - jnp.diag(slope)))[:, 0]
         return jnp.sum(vector * heat_flow(self.network, vector)) - jnp.sum(slope * vector**2)
 
 
-def _solve_dense(operator: object, right: Array) -> Array:
-    matrix = jax.vmap(operator)(jnp.eye(right.shape[0], dtype=right.dtype)).T  # type: ignore[arg-type]
-    return jnp.linalg.solve(matrix, right)
+def _solve_dense(operator: Callable[[Array], Array], right: Array) -> Array:
+    """The tangent at an equilibrium; the operator, conductances less slopes of leakage, is symmetric."""
+    matrix = lax.stop_gradient(jax.vmap(operator)(jnp.eye(right.shape[0], dtype=right.dtype)))
+    return lax.custom_linear_solve(operator, right, lambda _, b: solve(matrix, b), symmetric=True)

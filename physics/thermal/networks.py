@@ -21,6 +21,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float
 
 from physics.params import ParameterTree, as_leaf, param
+from physics.thermal.factorisations import cholesky, cholesky_solve
 from physics.thermal.modal import Bounded, Modes
 from physics.thermal.responses import apply
 from physics.thermal.spectrum import conductance_matrix, spectrum
@@ -121,15 +122,15 @@ class ThermalNetwork(ParameterTree):
     @partial(jax.jit, inline=True)
     def steady(self, power: Float[Array, " nodes"]) -> Float[Array, " nodes"]:
         """Temperature rise (K) under `power` (W) for ever: G^-1 P. Cholesky, refined with residuals summed over links."""
-        factor = jax.scipy.linalg.cho_factor(lax.stop_gradient(self.matrix()))
+        factor = cholesky(lax.stop_gradient(self.matrix()))
 
         def flow(theta: Array) -> Array:
             return heat_flow(self, theta)
 
         def solve(_: object, right: Array) -> Array:
-            theta = jax.scipy.linalg.cho_solve(factor, right)
+            theta = cholesky_solve(factor, right)
             for _repeat in range(2):
-                theta = theta + jax.scipy.linalg.cho_solve(factor, right - heat_flow(lax.stop_gradient(self), theta))
+                theta = theta + cholesky_solve(factor, right - heat_flow(lax.stop_gradient(self), theta))
             return theta
 
         return lax.custom_linear_solve(flow, power, solve, symmetric=True)

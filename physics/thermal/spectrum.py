@@ -22,6 +22,8 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
+from physics.thermal.factorisations import eigenvectors, triangle
+
 MAX_SWEEPS = 15
 
 
@@ -56,7 +58,7 @@ def spectrum(
         return jnp.concatenate([across, jnp.sqrt(held[2])[:, None] * shapes])
 
     basis = _orthonormalise(start)
-    basis = _orthonormalise(_rotate_until_diagonal(basis, jnp.linalg.qr(strain(basis), mode="r")))
+    basis = _orthonormalise(_rotate_until_diagonal(basis, triangle(strain(basis))))
     rates = jnp.sum(jnp.square(strain(basis)), axis=0)
     order = jnp.argsort(rates)
     return Spectrum(rates[order], (basis / root[:, None])[:, order])
@@ -79,7 +81,7 @@ def _endpoints(links: tuple[tuple[int, int], ...]) -> np.ndarray:
 def _plain_basis(capacitance: Array, conductance: Array, ambient_conductance: Array, links: tuple[tuple[int, int], ...]) -> Array:
     scale = 1 / jnp.sqrt(capacitance)
     symmetric = scale[:, None] * conductance_matrix(conductance, ambient_conductance, links) * scale[None, :]
-    return jnp.linalg.eigh(symmetric, symmetrize_input=False)[1]
+    return eigenvectors(symmetric)
 
 
 def _orthonormalise(basis: Array) -> Array:
