@@ -56,7 +56,7 @@ x64: $(SETUP) ## the models in double precision; agents, files and counts do not
 
 tvm: $(SETUP) ## TVM's tuner on our timing model, in an environment of its own
 	test -x .venv-tvm/bin/python || $(BIN)/python -m venv .venv-tvm
-	.venv-tvm/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[tvm]' pytest beartype hypothesis
+	.venv-tvm/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[tvm]' pytest pytest-timeout beartype hypothesis
 	.venv-tvm/bin/python -m pytest tests/test_costmodel_tvm.py
 
 check: test check-rest ## everything a change must pass
