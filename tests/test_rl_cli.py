@@ -123,6 +123,7 @@ def test_sweep_and_sensitivity(tempo, tmp_path):
         (["sweep", "isaac", "resnet8", "--vary", "rows=1:2"], "is not label=start:stop:count"),
         (["schedule", "resnet8", "--extra-pes", "-1"], "--extra-pes = -1 crossbars is outside its range [0, 100000]"),
         (["schedule", "nosuch"], "unknown network 'nosuch'"),
+        (["schedule", "resnet8", "--gantt", "chart.svg"], "--gantt = 'chart.svg' must end in .png"),
         (["sweep", "isaac", "resnet8", "--vary", "rows=-4,2"], "rows = -4 is outside its range [2, 8192]"),
         (["sweep", "isaac", "resnet8", "--vary", "rows=nan,2"], "rows = nan is outside its range [2, 8192]"),
         (["sensitivity", "isaac", "resnet8", "--of", "enery"], "unknown figure 'enery'; close: energy"),

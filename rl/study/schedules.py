@@ -6,7 +6,7 @@ from typing import Any
 import costmodel
 from costmodel import Plan
 from costmodel.mapping.gantt import draw_gantt, gantt_text
-from rl.files import check_writable, write_with
+from rl.files import check_picture, write_with
 
 
 def schedule_report(
@@ -20,7 +20,7 @@ def schedule_report(
 ) -> tuple[str, dict[str, Any]]:
     """Text and JSON value of one network on `extra` crossbars more than one copy of each layer takes."""
     if gantt is not None:
-        check_writable(gantt)
+        check_picture(gantt, "--gantt")
     graph = costmodel.layer_graph(network)
     available = sum(graph.crossbars(*crossbar)) + extra
     plan = costmodel.plan_schedule(
