@@ -220,8 +220,12 @@ def test_text_of_mappings():
         (lambda: count_loop_accesses(parse_loop_mapping("L1[WIO] C4 - L0[W] C3")), "one entry per level"),
         (lambda: count_loop_accesses(parse_loop_mapping("L1[WIO] C4 - L0[W] C3"), ("W", "WI")), "the last of them WIO"),
         (lambda: LoopAccelerator(windows="some"), "unknown windows 'some'"),
+        (lambda: parse_loop_mapping("L1[O] C0 - L0[W] C3"), "cannot read 'L1"),
+        (lambda: count_loop_accesses(parse_loop_mapping("L1[WIO] C4 - L0[W] C3"), ("WX", "WIO")), "the last of them WIO"),
+        (lambda: count_loop_accesses(parse_loop_mapping("L0[WIO] C4"), ("WIO",), (0, 1)), "stride = .0, 1. is outside"),
+        (lambda: complete_loop_mapping(parse_loop_mapping("L0[WIO] C4"), {"Z": 2}), "unknown dimension 'Z'"),
     ],
-    ids=["loop", "levels", "twice", "number", "last", "windows"],
+    ids=["loop", "levels", "twice", "number", "last", "windows", "zero", "tensor", "stride", "dimension"],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

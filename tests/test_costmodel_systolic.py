@@ -17,8 +17,7 @@ from costmodel import (
     count_systolic_accesses,
     count_systolic_cycles,
     estimate,
-    lower_convolution,
-    read_topology,
+    simulate_convolution_stalls,
     simulate_stalls,
     soft,
     systolic_cycle_words,
@@ -67,6 +66,18 @@ STALLS = [
     ("os", 18, 110, 35, 8, 16, (128, 1024, 4096), 50, 1470, 17800, 66000, 1980),
 ]  # fmt: skip
 
+# The same for convolutions: dataflow, height, width, kernel, channels, filters, stride, rows, columns, and so on
+WINDOWS = [
+    ("is", (11, 18, 3, 3, 1, 8, 1), 8, 8, (512, 2048, 256), 4, 1355, 5376, 128, 2307),  # as its product 6407 cycles
+    ("is", (20, 11, 3, 1, 8, 4, 2), 16, 16, (256, 256, 256), 1, 18189, 18048, 128, 480),
+    ("is", (12, 13, 2, 5, 3, 1, 3), 32, 32, (256, 1000, 256), 4, 778, 2816, 32, 20),
+    ("os", (5, 18, 1, 3, 8, 20, 1), 30, 5, (2048, 1000, 1000), 3, 4259, 13338, 480, 1600),
+    ("os", (24, 10, 1, 5, 8, 4, 3), 2, 24, (2048, 1000, 2048), 1, 895, 1024, 500, 108),
+    ("os", (8, 13, 1, 1, 16, 20, 3), 16, 16, (256, 256, 512), 20, 183, 700, 1400, 400),
+    ("ws", (17, 20, 5, 3, 16, 1, 3), 32, 32, (2048, 1024, 2048), 50, 1254, 57750, 550, 280),
+    ("ws", (7, 22, 2, 5, 8, 8, 3), 12, 14, (256, 100, 64), 3, 3524, 5547, 9792, 1195),
+]  # fmt: skip
+
 
 def sizes(seed: int, count: int, largest: int) -> list[np.ndarray]:
     """m, n, k, rows, columns; a third of the products are exact multiples of the array."""
@@ -96,6 +107,16 @@ def test_stalls_and_memory_words_are_scalesims():
         assert (got.total, [got.inputs, got.filters, got.outputs]) == (total, words), (dataflow, m, n, k, buffers, bandwidth)
         assert got.compute == int(count_systolic_cycles(m, n, k, rows, columns, dataflow))
         assert got.total == got.compute - 1 + got.stall
+
+
+def test_stalls_of_convolutions_are_scalesims():
+    for dataflow, sizes, rows, columns, buffers, bandwidth, total, *words in WINDOWS:
+        hardware = dict(rows=rows, columns=columns, dataflow=dataflow, buffers=buffers, bandwidth=bandwidth)
+        got = simulate_convolution_stalls(*sizes, **hardware)
+        assert (got.total, [got.inputs, got.filters, got.outputs]) == (total, words), (dataflow, sizes)
+    # windows of one word that do not overlap are a product: 5 x 6 positions, 7 channels, 4 filters
+    hardware = dict(rows=4, columns=4, dataflow="ws", buffers=(64, 64, 64), bandwidth=2)
+    assert simulate_convolution_stalls(5, 6, 1, 1, 7, 4, **hardware) == simulate_stalls(30, 4, 7, **hardware)
 
 
 def test_no_stalls_where_everything_fits():
@@ -136,6 +157,9 @@ def test_whole_numbers_of_any_size():
     most = 2**31 - 1  # (2^31 - 1)^2 folds of a single cell, each 2^31 - 1 + 1 + 1 - 2 cycles
     assert int(count_systolic_cycles(most, most, most, 1, 1, "os")) == most**3
     assert int(count_systolic_accesses(most, most, most, 1, 1, "os").inputs) == most**3
+    # 2^30 x 2^30 folds of 7 + 2 + 2 - 2: 9 * 2^60 does not fit int64, and three of it not uint64
+    counts = [count_systolic_cycles(most, most, 7, 2, 2, flow) for flow in ("os", 0, np.int64(0), jnp.asarray(0))]
+    assert [int(3 * count) for count in counts] == [27 * 2**60] * 4
 
 
 def test_the_least_of_words():
@@ -269,48 +293,20 @@ def test_larger_arrays_are_faster_where_rounding_is_seen_through(dataflow):
     assert slopes.rows < 0 and slopes.columns < 0
 
 
-# Layer lists ------------------------------------------------------------------------------------------------------------
-
-
-def test_convolutions_become_products():
-    # 224 x 224 x 3, 64 filters of 7 x 7, stride 2: ceil(219 / 2) = 110 by the tool's rule, floor(217 / 2) + 1 = 109 inside
-    assert lower_convolution(224, 224, 7, 7, 3, 64, 2) == (110 * 110, 64, 147, 1)
-    assert lower_convolution(224, 224, 7, 7, 3, 64, 2, form="valid").m == 109 * 109
-    assert lower_convolution(56, 56, 3, 3, 64, 64, 1) == (54 * 54, 64, 576, 1)
-    assert lower_convolution(56, 56, 3, 3, 64, 64, 1, padding=1).m == 56 * 56
-    assert lower_convolution(56, 56, 3, 3, 64, 128, 1, padding=1, depthwise=True) == (56 * 56, 2, 9, 64)
-
-
-def test_topology_files(tmp_path):
-    convolutions = tmp_path / "net.csv"
-    convolutions.write_text(
-        "Layer name, IFMAP Height, Width, r, s, Channels, Num Filter, Strides,\nConv1, 224, 224, 7, 7, 3, 64, 2,\n"
-    )
-    table = read_topology(convolutions)
-    assert (int(table.m[0]), int(table.n[0]), int(table.k[0])) == (12_100, 64, 147)
-    assert table.info is not None and table.info.op_names == ("Conv1",)
-    products = tmp_path / "gemm.csv"
-    products.write_text("Layer, M, N, K,\nQKT, 1024, 1024, 64,\nQKTV, 1024, 64, 1024,\n")
-    # os on 128 x 128: 64 folds of 64 + 254 and 8 of 1024 + 254
-    cycles = Systolic(rows=128.0, columns=128.0, dataflow="os").exact_cycles(read_topology(products))
-    np.testing.assert_array_equal(cycles, [64 * 318, 8 * 1 * 1278])
-
-
 @pytest.mark.parametrize(
     ("call", "message"),
     [
+        (lambda: count_systolic_cycles(np.asarray([4.0, np.inf]), 1, 1, 1, 1), "m = inf is outside its range"),
+        (lambda: count_systolic_cycles(1, 1, 1, 1, 1, 3), "dataflow = 3 is outside its range"),
+        (lambda: simulate_convolution_stalls(4, 4, 5, 5, 1, 1, rows=4, columns=4), "kernel = 5 is outside its range"),
         (lambda: count_systolic_cycles(0, 1, 1, 1, 1), "m = 0 is outside its range"),
         (lambda: count_systolic_cycles(1, 1, 1, 1, 1, "rs"), "unknown dataflow 'rs'"),
         (lambda: count_systolic_cycles(1, 1, 1, 1, 1, "os", "paper"), "unknown form 'paper'"),
         (lambda: Systolic(dataflow="rs"), "unknown dataflow 'rs'"),
         (lambda: Systolic(rows=0.0), r"Systolic.rows = 0 is outside its range \[1, 65536\]"),
         (lambda: simulate_stalls(4, 4, 4, rows=4, columns=4, bandwidth=0), "bandwidth 0"),
-        (lambda: lower_convolution(4, 4, 5, 5, 1, 1), "kernel = 5 is outside its range"),
-        (lambda: lower_convolution(4, 4, 3, 3, 2, 3, depthwise=True), "filters = 3 is outside its range"),
-        (lambda: topology_table([("a", 1, 2)]), "layer 'a' has 2 numbers"),
-        (lambda: topology_table([("a", 1, "x", 2)]), "not a row of whole numbers"),
     ],
-    ids=["size", "dataflow", "form", "processor", "rows", "bandwidth", "kernel", "depthwise", "row", "number"],
+    ids=["infinite", "flow", "window", "size", "dataflow", "form", "processor", "rows", "bandwidth"],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

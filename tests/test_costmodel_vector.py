@@ -104,8 +104,9 @@ def test_a_product_by_hand():
     np.testing.assert_allclose(found.bytes_moved, 25_600 + 64 * 100 * 4 + 16_384, rtol=1e-6)
     cost = run(core, product(64, 64, 100))
     np.testing.assert_allclose(cost.latency, found.pack + found.kernel + found.unpack, rtol=1e-6)
-    # 32 tiles of 100 x 25 + 42; packing 6400 x 2.625 + 80; unpacking 512 units of 4.5 and 32 x 10 (two registers a row)
-    executed = 32 * 2542 + 16_880 + 512 * 2 * 4.5 / 2 * 1.0 + 320
+    # 32 tiles of 100 x 25 + 42; packing 6400 x 2.625 and for eight tiles 10 + 8 rows x 3; unpacking 512 units of 4.5 and 32 x 10
+    # (two registers a row)
+    executed = 32 * 2542 + 16_800 + 8 * 34 + 512 * 2 * 4.5 / 2 * 1.0 + 320
     counts = count(core, product(64, 64, 100))
     np.testing.assert_allclose(counts.kernel + counts.pack_lhs + counts.unpack, executed, rtol=1e-6)
     energy = executed * 20e-12 + 409_600 * 1e-12 + float(found.bytes_moved[0]) * 60e-12 + float(cost.latency) * 0.3
@@ -161,6 +162,15 @@ COUNTED = {
     ("i8", 128): (54_273, 71_362),
     ("i8", 2048): (4_257, 14_188),
 }
+# The same of wide and of tall products, where packing counts for as much as the kernel: shape, totals at 128 and 2048 bits
+SHAPES = {
+    ("f32", (200, 33, 257)): (941_295, 276_787),
+    ("f16", (200, 33, 257)): (632_486, 230_442),
+    ("bf16", (9, 500, 40)): (67_784, 19_094),
+    ("bf16", (40, 700, 63)): (305_276, 57_210),
+    ("i8", (9, 500, 40)): (43_044, 11_305),
+    ("i8", (40, 700, 63)): (188_195, 33_879),
+}
 
 
 @pytest.mark.parametrize("data, bits", COUNTED)
@@ -169,6 +179,12 @@ def test_instructions_are_those_that_run(data, bits):
     kernel, total = COUNTED[data, bits]
     np.testing.assert_allclose(counts.kernel, kernel, rtol=0.02)
     np.testing.assert_allclose(counts.total, total, rtol=0.10)
+
+
+@pytest.mark.parametrize("data, shape", SHAPES, ids=lambda value: value if isinstance(value, str) else "x".join(map(str, value)))
+def test_instructions_of_other_shapes(data, shape):
+    totals = [count(VectorCore(data=data, vector_bits=bits), product(*shape, OpKind.MATMUL)).total[0] for bits in (128, 2048)]
+    np.testing.assert_allclose(totals, SHAPES[data, shape], rtol=0.10)
 
 
 def test_spills_are_those_of_the_compiler():

@@ -42,7 +42,7 @@ from physics.params import unknown_name
 DATAFLOWS = ("os", "ws", "is")
 CYCLE_FORMS = ("tool", "printed")
 ACCESS_FORMS = ("words", "tool")
-Flow = str | int | Num[Array | np.ndarray, "..."]
+Flow = str | int | np.integer | Num[Array | np.ndarray, "..."]
 Counts = Num[np.ndarray, "..."] | int | list[int] | tuple[int, ...]
 Value = Num[Array, "..."] | float
 
@@ -71,12 +71,14 @@ class Words(NamedTuple):
 
 
 def dataflow_index(dataflow: Flow) -> Any:
-    """0, 1 or 2 for "os", "ws" or "is"; arrays as they are. ValueError for another name."""
-    if not isinstance(dataflow, str):
-        return dataflow
-    if dataflow not in DATAFLOWS:
-        raise ValueError(unknown_name("dataflow", dataflow, DATAFLOWS))
-    return DATAFLOWS.index(dataflow)
+    """0, 1 or 2 for "os", "ws" or "is"; arrays as they are. ValueError for another name or number."""
+    if isinstance(dataflow, str):
+        if dataflow not in DATAFLOWS:
+            raise ValueError(unknown_name("dataflow", dataflow, DATAFLOWS))
+        return DATAFLOWS.index(dataflow)
+    if isinstance(dataflow, int | np.integer | np.ndarray) and not np.all(np.isin(dataflow, range(3))):
+        raise ValueError(f"dataflow = {dataflow} is outside its range: 0, 1, 2 for {', '.join(DATAFLOWS)}")
+    return int(dataflow) if isinstance(dataflow, int | np.integer) else dataflow
 
 
 def count_systolic_cycles(
@@ -87,8 +89,9 @@ def count_systolic_cycles(
     Raises ValueError for a size that is not a whole number of at least 1, or an unknown dataflow or form.
     """
     m, n, k, rows, columns = _whole(m=m, n=n, k=k, rows=rows, columns=columns)
-    folds = _folds(m, n, k, rows, columns, dataflow_index(dataflow), _integer_ceil)
-    return _shrunk(_cycles(folds, rows, columns, dataflow_index(dataflow), form))
+    index = _host_index(dataflow)
+    folds = _folds(m, n, k, rows, columns, index, _integer_ceil)
+    return _shrunk(_cycles(folds, rows, columns, index, form))
 
 
 def count_systolic_accesses(
@@ -96,7 +99,7 @@ def count_systolic_accesses(
 ) -> Accesses:
     """Buffer reads and writes as exact integers, on the host; as `count_systolic_cycles`."""
     m, n, k, rows, columns = _whole(m=m, n=n, k=k, rows=rows, columns=columns)
-    found = _accesses(m, n, k, rows, columns, dataflow_index(dataflow), form, _integer_ceil)
+    found = _accesses(m, n, k, rows, columns, _host_index(dataflow), form, _integer_ceil)
     return Accesses(*(_shrunk(value) for value in found))
 
 
@@ -169,6 +172,10 @@ def argmin_words(words: Words, axis: int = -1) -> Num[Array, "..."]:
     return jnp.min(jnp.where((high == top) & (low == least), place, high.shape[axis]), axis)
 
 
+def _host_index(dataflow: Flow) -> Any:
+    return dataflow_index(np.asarray(dataflow) if isinstance(dataflow, jax.Array) else dataflow)
+
+
 def _select(index: Any, os: Any, ws: Any, stationary_input: Any) -> Any:
     if isinstance(index, int):
         return (os, ws, stationary_input)[index]
@@ -212,15 +219,22 @@ def _whole(**sizes: Any) -> list[np.ndarray]:
     """The sizes as integer arrays, of Python integers if a product of them could leave int64."""
     arrays = {name: np.asarray(value) for name, value in sizes.items()}
     for name, array in arrays.items():
-        if array.size and not (np.all(array >= 1) and np.all(array == array // 1)):
-            raise ValueError(f"{name} = {np.min(array):g} is outside its range: whole numbers of at least 1")
+        if len(bad := _not_whole(array)):
+            raise ValueError(f"{name} = {bad[0]} is outside its range: whole numbers of at least 1")
     most = [float(np.max(array, initial=1)) for array in arrays.values()]
     wide = most[0] * most[1] * most[2] * 4 + 8 * most[0] * most[1] * most[2] * sum(most[3:]) >= 2.0**62
     return [array.astype(object if wide else np.int64) for array in arrays.values()]
 
 
+def _not_whole(array: np.ndarray) -> Any:
+    """The elements that are not whole numbers of at least 1; Python integers beyond int64 are objects to NumPy."""
+    if array.dtype.kind in "iuf":
+        return array[~(np.isfinite(array) & (array >= 1) & (np.floor(array) == array))]
+    return [x for x in array.ravel() if not (isinstance(x, int) and x >= 1)]
+
+
 def _shrunk(count: Any) -> np.ndarray:
-    count = np.asarray(count)
+    count = np.asarray(count, object if isinstance(count, int) else None)  # of itself NumPy takes uint64 from 2^63 on
     return count.astype(np.int64) if count.dtype == object and count.size and np.max(count) < 2**62 else count
 
 

@@ -13,21 +13,25 @@ Reported is the tool's "total cycles", the index of the last cycle: compute cycl
 
 Where a wait is found the tool adds it twice, and what it moved too early it takes off the next one; that is kept, because the
 point is to agree with it. For costs and gradients see `Systolic`, which has none of these accidents.
-Runs on the host in about a tenth of a microsecond per buffer read; exact for M, N, K products (one word per element, as in the
-tool). A convolution is taken as its product: the tool finds overlapping windows in the buffer more often.
+The windows of a convolution overlap: a word is fetched with every window that holds it, in the order above, and found in the
+buffer while any of these copies is; positions beyond the edge (the tool's rounding up) ask for nothing.
+Runs on the host in about a tenth of a microsecond per buffer read of a product, one word (element) each, as in the tool.
 
 Source: scalesim 3.0.0 (PyPI): read_buffer.py, write_buffer.py, double_buffered_scratchpad_mem.py.
 """
 
 import dataclasses
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
 
 from costmodel.processors.systolic_counts import count_systolic_cycles, dataflow_index
+from costmodel.processors.systolic_topologies import lower_convolution
 
+Words = Int[np.ndarray, " requests"]
+WordOf = Callable[[Words, Words], Words]
 OS, WS, IS = range(3)
 SETS, ACTIVE = 100, 0.5  # sets of a buffer, the part of it that serves requests
 NEVER = 2**62
@@ -44,9 +48,29 @@ class Stalls(NamedTuple):
     outputs: int
 
 
+class Window(NamedTuple):
+    """The inputs of a convolution, and how its windows lie in them."""
+
+    height: int
+    width: int
+    kernel_height: int
+    kernel_width: int
+    channels: int
+    stride: tuple[int, int]
+
+    def words(self, position: Words, element: Words) -> Words:
+        """The input word that is an element of the window at a position; -1 beyond the edge."""
+        across = -(-(self.width - self.kernel_width) // self.stride[1]) + 1
+        row, column = position // across * self.stride[0], position % across * self.stride[1]
+        within, channel = np.divmod(element, self.channels)
+        row, column = row + within // self.kernel_width, column + within % self.kernel_width
+        inside = (row < self.height) & (column < self.width)
+        return np.where(inside, (row * self.width + column) * self.channels + channel, -1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """One product on one array."""
+    """One product on one array; its inputs may be windows."""
 
     m: int
     n: int
@@ -54,6 +78,7 @@ class Product:
     rows: int
     columns: int
     dataflow: int
+    window: Window | None = None
 
     @property
     def folded(self) -> tuple[int, int, int]:
@@ -69,8 +94,9 @@ class Product:
 class Requests(NamedTuple):
     """Requests of one operand in one fold: the cycle within the fold, and the place of the word in the order of first use."""
 
-    cycle: Int[np.ndarray, " requests"]
-    place: Int[np.ndarray, " requests"]
+    cycle: Words
+    place: Words
+    word: Words | None = None  # where places can hold the same word: which; -1 for none
 
 
 def simulate_stalls(
@@ -88,15 +114,50 @@ def simulate_stalls(
 
     All are whole numbers of at least 1 (buffers: 2); the bandwidth is each buffer's own. ValueError for others.
     """
-    if min(m, n, k, rows, columns, bandwidth) < 1 or min(buffers) < 2:
+    _check(m, n, k, rows, columns, buffers, bandwidth)
+    return _simulated(Product(m, n, k, rows, columns, dataflow_index(dataflow)), buffers, bandwidth)
+
+
+def simulate_convolution_stalls(
+    height: int,
+    width: int,
+    kernel_height: int,
+    kernel_width: int,
+    channels: int,
+    filters: int,
+    stride: int | tuple[int, int] = 1,
+    *,
+    rows: int,
+    columns: int,
+    dataflow: str = "os",
+    buffers: tuple[int, int, int] = (65536, 65536, 65536),
+    bandwidth: int = 10,
+) -> Stalls:
+    """Stalls of a convolution whose inputs are held as they are, not as an im2col matrix; else as `simulate_stalls`.
+
+    Sizes as for `lower_convolution`; ValueError as for both.
+    """
+    m, n, k, _ = lower_convolution(height, width, kernel_height, kernel_width, channels, filters, stride)
+    _check(m, n, k, rows, columns, buffers, bandwidth)
+    strides = stride if isinstance(stride, tuple) else (stride, stride)
+    window = Window(height, width, kernel_height, kernel_width, channels, strides)
+    return _simulated(Product(m, n, k, rows, columns, dataflow_index(dataflow), window), buffers, bandwidth)
+
+
+def _check(m: int, n: int, k: int, rows: int, columns: int, buffers: tuple[int, int, int], bandwidth: int) -> None:
+    sizes = (m, n, k, rows, columns, bandwidth, *buffers)
+    if min(sizes) < 1 or min(buffers) < 2 or len(buffers) != 3 or any(size % 1 for size in sizes):
         raise ValueError(
-            f"sizes {(m, n, k, rows, columns)}, bandwidth {bandwidth} and buffers {buffers}: at least 1, buffers 2 words"
+            f"sizes {sizes[:5]}, bandwidth {bandwidth} and buffers {buffers}: whole, at least 1, three buffers of 2 words or more"
         )
-    product = Product(m, n, k, rows, columns, dataflow_index(dataflow))
-    compute = int(count_systolic_cycles(m, n, k, rows, columns, dataflow))
-    down, across = product.folds
+
+
+def _simulated(product: Product, buffers: tuple[int, int, int], bandwidth: int) -> Stalls:
+    p, (down, across) = product, product.folds
+    compute = int(count_systolic_cycles(p.m, p.n, p.k, p.rows, p.columns, p.dataflow))
     length = compute // (down * across)
-    streams = (_operand(product, "inputs"), _operand(product, "filters"))
+    inputs = _operand(product, "inputs")
+    streams = (inputs if p.window is None else _overlapping(inputs), _operand(product, "filters"))
     readers = [_Reader(stream, size, bandwidth, length) for stream, size in zip(streams, buffers[:2], strict=True)]
     writer = _Writer(np.cumsum(_writes(product, length)), buffers[2], bandwidth)
     stall, last = _run(readers, writer, compute)
@@ -124,23 +185,46 @@ class _Stream:
     size: int
     folds: list[Requests]
     order: list[int]  # which of `folds` each fold of the run asks for
+    places: Int[np.ndarray, "words copies"] | None = None  # of every word, where `folds` name words in place of places
+
+    def sets(self, fold: Requests, size: int) -> Int[np.ndarray, "requests *copies"]:
+        """The sets of `size` words in which each request finds its word; one dimension where there is one of each."""
+        return (fold.place if self.places is None else self.places[fold.place]) // size
 
 
 def _operand(p: Product, name: str) -> _Stream:
     """Inputs stand still in `is`, filters in `ws`; else inputs (and the filters of `is`) come through the rows."""
     down, across = p.folds
     extent, wide, time = p.folded
+    words = None if p.window is None or name == "filters" else p.window.words
     if (name, p.dataflow) in (("inputs", IS), ("filters", WS)):
-        folds = [_stationary(p, fr, fc) for fc in range(across) for fr in range(down)]
+        folds = [_stationary(p, fr, fc, words) for fc in range(across) for fr in range(down)]
         return _Stream(extent * across * p.columns, extent * wide, folds, list(range(down * across)))
     through_columns = name == "filters" and p.dataflow == OS
     count, width, size = (across, p.columns, wide) if through_columns else (down, p.rows, extent)
-    folds = _streamed(count, width, size, time, 0 if p.dataflow == OS else p.rows)
+    turned = words if words is None or p.dataflow == OS else lambda element, position: words(position, element)
+    folds = _streamed(count, width, size, time, 0 if p.dataflow == OS else p.rows, turned)
     order = [fc if through_columns else fr for fc in range(across) for fr in range(down)]
     return _Stream(count * time * width, size * time, folds, order)
 
 
-def _streamed(count: int, width: int, extent: int, time: int, offset: int) -> list[Requests]:
+def _overlapping(stream: _Stream) -> _Stream:
+    """The stream with places that hold the same word known as such, and without those that hold none."""
+    asked = [np.asarray(fold.word) for fold in stream.folds]
+    fetched = np.concatenate(asked)[np.argsort(np.concatenate([fold.place for fold in stream.folds]), kind="stable")]
+    fetched = fetched[fetched >= 0]
+    known, index, count = np.unique(fetched, return_inverse=True, return_counts=True)
+    order = np.argsort(index, kind="stable")
+    copy = np.minimum(np.arange(count.max()), count[:, None] - 1)
+    places = order[(np.cumsum(count) - count)[:, None] + copy]
+    folds = [
+        Requests(fold.cycle[word >= 0], np.searchsorted(known, word[word >= 0]))
+        for fold, word in zip(stream.folds, asked, strict=True)
+    ]
+    return dataclasses.replace(stream, size=fetched.size, folds=folds, places=places)
+
+
+def _streamed(count: int, width: int, extent: int, time: int, offset: int, words: WordOf | None) -> list[Requests]:
     """Folds of an operand that runs through the array: skewed, and fetched along the diagonals of all folds in a row."""
     t, c = np.divmod(np.arange(time * width), width)
     order = np.argsort((t + c) * width + c, kind="stable")
@@ -152,10 +236,11 @@ def _streamed(count: int, width: int, extent: int, time: int, offset: int) -> li
     place = np.empty(fold.size, np.int64)
     place[np.argsort((fold * time + tall + wide) * width + wide, kind="stable")] = np.arange(fold.size)
     bounds = np.searchsorted(fold, np.arange(1, count))
-    return [Requests(*pair) for pair in zip(np.split(tall + wide + offset, bounds), np.split(place, bounds), strict=True)]
+    columns = [tall + wide + offset, place] + ([] if words is None else [words(fold * width + wide, tall)])
+    return [Requests(*parts) for parts in zip(*(np.split(column, bounds) for column in columns), strict=True)]
 
 
-def _stationary(p: Product, fr: int, fc: int) -> Requests:
+def _stationary(p: Product, fr: int, fc: int, words: WordOf | None) -> Requests:
     """One fold of the operand that is loaded row by row, the last one first, and fetched row by row."""
     extent, wide, _ = p.folded
     used = min(p.rows, extent - fr * p.rows)
@@ -163,7 +248,8 @@ def _stationary(p: Product, fr: int, fc: int) -> Requests:
     row, column = np.divmod(np.arange(used * across), across)
     row = used - 1 - row
     place = fc * p.columns * extent + (fr * p.rows + row) * across + column
-    return Requests(p.rows - 1 - row, place)
+    word = None if words is None else words(fc * p.columns + column, fr * p.rows + row)
+    return Requests(p.rows - 1 - row, place, word)
 
 
 def _writes(p: Product, length: int) -> Int[np.ndarray, " cycles"]:
@@ -214,18 +300,22 @@ class _Reader:
         start = 0
         for index, which in enumerate(stream.order if self.ahead else ()):
             fold = stream.folds[which]
-            sets, at, step = fold.place // self.set_size, 0, 64
-            while at < sets.size:
-                outside = (sets[at : at + step] - start) % self.sets >= self.active
+            sets, at, step = stream.sets(fold, self.set_size), 0, 64
+            while at < len(sets):
+                outside = self._outside(sets[at : at + step], start, 1)
                 missed = int(np.argmax(outside))
                 if not outside[missed]:
                     at, step = at + step, min(2 * step, 65536)
                     continue
                 at, step, moves = at + missed, 64, 0
-                while (int(sets[at]) - start) % self.sets >= self.active:
+                while self._outside(sets[at], start, 0):
                     start, moves = (start + self.ahead) % self.sets, moves + 1
                 yield index * length + int(fold.cycle[at]), moves
         yield NEVER, 0
+
+    def _outside(self, sets: Any, start: int, dimensions: int) -> Any:
+        ahead = (sets - start) % self.sets
+        return (ahead if ahead.ndim == dimensions else np.min(ahead, axis=-1)) >= self.active
 
 
 class _Writer:

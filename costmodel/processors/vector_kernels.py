@@ -77,6 +77,7 @@ class VectorUnit(ParameterTree):
     loop_instructions: Scalar = param(5.0, unit="1", lo=0, hi=64, source=f"calibrated: {GCC}")
     tile_instructions: Scalar = param(10.0, unit="1", lo=0, hi=1000, source=f"calibrated: {GCC}")
     move_instructions: Scalar = param(2.0, unit="1", lo=1, hi=1000, log=True, source="a load and a store for every unit packed")
+    row_instructions: Scalar = param(3.0, unit="1", lo=0, hi=64, source="a row's number, clamped to the edge, and its address")
     data: str = eqx.field(static=True, default="f32")
     scalable: bool = eqx.field(static=True, default=True)
     broadcast: str = eqx.field(static=True, default="lane")

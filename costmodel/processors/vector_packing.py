@@ -3,7 +3,8 @@
 Packing copies an operand into tiles. Neighbours in the source move as one unit: a vector where the tile's innermost
 dimension is contiguous (right operand with K0 = 1, result), K0 values where it is not (a transposition). A unit takes a load and
 a store (`move_instructions`: more in a routine that is not vectorised) and its share `loop_instructions` / u of a loop
-over u; starting a loop takes `tile_instructions`.
+over u; starting a loop takes `tile_instructions`, and `row_instructions` for every row that a transposing loop reads.
+A last group of fewer than K0 values counts as a whole one (real code takes longer over it: short K are undercounted).
 
 A cache of C bytes holds a block of one operand in half of it and streams the other past each block; the better of the two orders:
 
@@ -37,17 +38,18 @@ class Moves(NamedTuple):
 
 
 def _moves(
-    elements: Column, run: Column, bits: float, each_pass: Column, loops: Column, unit: VectorUnit, policy: Relaxation
-) -> Moves:
+    elements: Column, run: Column, bits: float, each_pass: Column, loops: Column, unit: VectorUnit, policy: Relaxation,
+    rows: Column | float = 0.0,
+) -> Moves:  # fmt: skip
     units = elements * bits / relax.minimum(run * bits, unit.vector_bits, policy)
     each = unit.move_instructions + unit.loop_instructions / each_pass
-    return Moves(units, units * each + loops * unit.tile_instructions)
+    return Moves(units, units * each + loops * (unit.tile_instructions + rows * unit.row_instructions))
 
 
 def pack_lhs(unit: VectorUnit, tiles: Tiling, policy: Relaxation = relax.HARD) -> Moves:
     """Moves that pack the left operand, row-major M x K."""
     run = jnp.broadcast_to(tiles.k0, tiles.m0.shape)
-    return _moves(tiles.lhs, run, unit.data_type.bits, tiles.m0, tiles.m_tiles, unit, policy)
+    return _moves(tiles.lhs, run, unit.data_type.bits, tiles.m0, tiles.m_tiles, unit, policy, tiles.m0)
 
 
 def pack_rhs(unit: VectorUnit, tiles: Tiling, step: Step, policy: Relaxation = relax.HARD) -> Moves:
@@ -56,7 +58,7 @@ def pack_rhs(unit: VectorUnit, tiles: Tiling, step: Step, policy: Relaxation = r
     if t.depth == 1.0:
         return _moves(tiles.rhs, tiles.n0, t.bits, step.rhs_loads, tiles.n_tiles, unit, policy)
     run, passes = jnp.broadcast_to(tiles.k0, tiles.n0.shape), jnp.full_like(tiles.n0, UNROLLED)
-    return _moves(tiles.rhs, run, t.bits, passes, tiles.n_tiles * tiles.n0 / UNROLLED, unit, policy)
+    return _moves(tiles.rhs, run, t.bits, passes, tiles.n_tiles * tiles.n0 / UNROLLED, unit, policy, UNROLLED)
 
 
 def unpack(unit: VectorUnit, tiles: Tiling, step: Step, policy: Relaxation = relax.HARD) -> Moves:

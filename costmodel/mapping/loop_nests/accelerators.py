@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from costmodel import relax
-from costmodel.mapping.loop_nests.accesses import WINDOWS, K, LoopAccesses, count_loop_accesses
+from costmodel.mapping.loop_nests.accesses import WINDOWS, K, LoopAccesses, Stride, count_loop_accesses, product
 from costmodel.mapping.loop_nests.mappings import LoopMapping
 from costmodel.relax import HARD, Relaxation
 from physics import ParameterTree, param
@@ -83,11 +83,11 @@ class LoopAccelerator(ParameterTree):
         scratchpad = self.energy_scratchpad + self.slope_scratchpad * self.scratchpad / 1024
         return jnp.stack([self.energy_register, accumulator, scratchpad, self.energy_memory])
 
-    def cost(self, mapping: LoopMapping, stride: tuple[int, int] = (1, 1), relaxation: Relaxation = HARD) -> LoopCost:
+    def cost(self, mapping: LoopMapping, stride: Stride = (1, 1), relaxation: Relaxation = HARD) -> LoopCost:
         """Cost of the layer that `mapping` (four levels) tiles; differentiable in the factors and the parameters."""
         accesses = count_loop_accesses(mapping, KEEPS, stride, self.windows)
         spatial, total = jnp.asarray(mapping.spatial, float), accesses.total
-        cells = jnp.prod(spatial)
+        cells = product(spatial)
         columns = spatial[2, K]
         times = jnp.stack(
             [accesses.macs / cells, total[1] / (2 * columns), total[2] / (2 * self.side), total[3] / self.memory_words]
@@ -110,8 +110,8 @@ class LoopAccelerator(ParameterTree):
     def needs(self, mapping: LoopMapping, accesses: LoopAccesses) -> LoopNeeds:
         """What the mapping takes up: the array's sides by its spatial loops, the buffers by its tiles."""
         spatial = jnp.asarray(mapping.spatial, float)
-        rows = jnp.prod(spatial[:2]) * jnp.prod(spatial[3])
-        columns = jnp.prod(spatial[2])
-        sums = accesses.tiles[1, 2] * jnp.prod(spatial[2:]) * self.sum_bytes
+        rows = product(spatial[:2]) * product(spatial[3])
+        columns = product(spatial[2])
+        sums = accesses.tiles[1, 2] * product(spatial[2:]) * self.sum_bytes
         operands = (accesses.tiles[2, 0] + accesses.tiles[2, 1]) * self.operand_bytes
         return LoopNeeds(jnp.maximum(rows, columns), sums, operands)

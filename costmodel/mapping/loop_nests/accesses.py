@@ -25,10 +25,13 @@ Kinks: the maximum and |D|, where windows begin to overlap. Source: the loop ana
 and DOSA (Hong et al., MICRO 2023), in closed form.
 """
 
+import functools
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Num
 
 from costmodel.mapping.loop_nests.mappings import DIMENSIONS, LoopMapping
 from physics.params import unknown_name
@@ -37,7 +40,8 @@ TENSORS = "WIO"
 WINDOWS = ("all", "neighbour")
 R, S, P, Q, C, K, N = range(7)
 RELEVANT = {"W": (R, S, C, K), "I": (R, S, P, Q, C, N), "O": (P, Q, K, N)}
-Axis = tuple[tuple[int, int], ...]  # (dimension, coefficient) pairs
+Axis = tuple[tuple[int, Num[Array, ""] | int], ...]  # (dimension, coefficient) pairs
+Stride = tuple[Num[Array, ""] | int, Num[Array, ""] | int]
 
 
 class LoopAccesses(NamedTuple):
@@ -58,32 +62,47 @@ class LoopAccesses(NamedTuple):
 def count_loop_accesses(
     mapping: LoopMapping,
     keeps: tuple[str, ...] = ("W", "O", "WI", "WIO"),
-    stride: tuple[int, int] = (1, 1),
+    stride: Stride = (1, 1),
     windows: str = "neighbour",
 ) -> LoopAccesses:
     """Accesses under one mapping, of an accelerator whose levels keep the tensors named in `keeps` (the innermost first).
 
     `stride` is along p and q. Differentiable in the factors. Raises ValueError where the last level does not keep all three
-    tensors, or the mapping has another number of levels, or for an unknown `windows`.
+    tensors, or the mapping has another number of levels, for a stride below 1 or an unknown `windows`.
     """
     if windows not in WINDOWS:
         raise ValueError(unknown_name("windows", windows, WINDOWS))
-    if set(keeps[-1]) != set(TENSORS) or len(keeps) != mapping.temporal.shape[0]:
-        raise ValueError(
-            f"keeps = {keeps}: one entry per level of the mapping ({mapping.temporal.shape[0]}), the last of them WIO"
-        )
+    if any(isinstance(step, int | float) and step < 1 for step in stride):
+        raise ValueError(f"stride = {stride} is outside its range: at least 1 along p and q")
+    depth = mapping.temporal.shape[0]
+    if len(keeps) != depth or set("".join(keeps)) != set(TENSORS) or set(keeps[-1]) != set(TENSORS):
+        raise ValueError(f"keeps = {keeps}: one entry per level of the mapping ({depth}), the last of them WIO")
     nest = _Nest.of(mapping)
-    macs = jnp.prod(nest.temporal) * jnp.prod(nest.spatial)
+    macs = product(nest.held[-1])
     zero = jnp.zeros(())
     table = {(level, tensor): _Words(zero, zero, zero, zero) for level in range(len(keeps)) for tensor in TENSORS}
     for tensor in TENSORS:
         levels = [level for level, kept in enumerate(keeps) if tensor in kept]
         table |= {
             (level, tensor): words
-            for level, words in _words_of(nest, tensor, levels, macs, _Boxes(_axes(tensor, stride), windows)).items()
+            for level, words in _words_of(
+                nest, tensor, levels, macs, _Boxes(_axes(tensor, stride), RELEVANT[tensor], windows)
+            ).items()
         }
     columns = zip(*(table[level, tensor] for level in range(len(keeps)) for tensor in TENSORS), strict=True)
     return LoopAccesses(macs, *(jnp.stack(column).reshape(len(keeps), 3) for column in columns))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
+def product(x: Array, axis: int | None = None) -> Array:
+    """Product of positive numbers; its slope by division, an order of magnitude less arithmetic than without."""
+    return jnp.prod(x, axis=axis)
+
+
+@product.defjvp
+def _product_jvp(axis: int | None, primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    whole = product(primals[0], axis)
+    return whole, whole * jnp.sum(tangents[0] / primals[0], axis=axis)
 
 
 class _Words(NamedTuple):
@@ -93,45 +112,72 @@ class _Words(NamedTuple):
     tile: Array
 
 
-class _Nest(NamedTuple):
-    """Factors as rows of arrays, and of every temporal loop: its step, and what encloses it within its level."""
+Row = Float[Array, " 7"]
 
-    temporal: Float[Array, "levels 7"]
-    spatial: Float[Array, "levels 7"]
-    below: Float[Array, "levels 7"]  # extent of each dimension inside the level's own loops
-    step: Float[Array, "levels 7"]  # of the temporal loops
-    inside: Float[Array, "levels 7 7"]  # [l, e, d]: 1 where the loop over d runs inside that over e, in level l
-    outer: Float[Array, "levels 7"]  # product of the temporal factors around each loop, all levels
+
+class _Nest(NamedTuple):
+    """Factors by level, each a row of the seven dimensions, and of every temporal loop: its step, and what encloses it."""
+
+    temporal: list[Row]
+    spatial: list[Row]
+    held: list[Row]  # extent of each dimension in one copy of the level
+    step: list[Row]  # of the temporal loops
+    inside: list[Float[Array, "7 7"]]  # [e, d]: 1 where the loop over d runs inside that over e, in its level
+    outer: list[Row]  # product of the temporal factors around each loop, all levels
 
     @staticmethod
     def of(mapping: LoopMapping) -> "_Nest":
-        temporal, spatial = jnp.asarray(mapping.temporal, float), jnp.asarray(mapping.spatial, float)
+        temporal, spatial = list(jnp.asarray(mapping.temporal, float)), list(jnp.asarray(mapping.spatial, float))
         place = jnp.asarray(mapping.place)
-        extents = jnp.cumprod(temporal * spatial, axis=0)
-        below = jnp.concatenate([jnp.ones((1, 7)), extents[:-1]])
-        inside = place[:, None, :] > place[:, :, None]
-        around = jnp.prod(jnp.where(inside, temporal[:, :, None], 1.0), axis=1)
-        level = jnp.prod(temporal, axis=1)
-        outside = jnp.concatenate([jnp.cumprod(level[::-1])[::-1][1:], jnp.ones(1)])
-        return _Nest(temporal, spatial, below, below * spatial, inside.astype(temporal.dtype), around * outside[:, None])
+        inside = list((place[:, None, :] > place[:, :, None]).astype(temporal[0].dtype))
+        held, step, below = [], [], jnp.ones(7)
+        for times, copies in zip(temporal, spatial, strict=True):
+            step.append(below * copies)
+            below = step[-1] * times
+            held.append(below)
+        outer, outside = [], jnp.ones(())
+        for times, within in zip(reversed(temporal), reversed(inside), strict=True):
+            outer.insert(0, outside * product(jnp.where(within > 0, times[:, None], 1.0), 0))
+            outside = outside * product(times)
+        return _Nest(temporal, spatial, held, step, inside, outer)
+
+    def copies(self, levels: slice, dimensions: tuple[int, ...] = tuple(range(7))) -> Array:
+        """Product of the spatial factors of some dimensions over some levels."""
+        chosen = _mask(dimensions) > 0
+        return functools.reduce(
+            jnp.multiply, (product(jnp.where(chosen, row, 1.0)) for row in self.spatial[levels]), jnp.ones(())
+        )
 
 
 class _Boxes(NamedTuple):
-    """The axes of a tensor, and which overlaps of its windows are kept."""
+    """The axes of a tensor, the dimensions that move it, and which overlaps of its windows are kept."""
 
     axes: tuple[Axis, ...]
+    own: tuple[int, ...]
     windows: str
 
-    def overlap(self, sides: list[Array], moved: Array) -> Array:
-        """Words that stay when the box moves by `moved` [loop, dimension], for every loop."""
+    def sides(self, held: list[Array]) -> list[Array]:
+        """Of the box, along every axis."""
+        return [jnp.asarray(1 + sum(factor * (held[d] - 1) for d, factor in axis)) for axis in self.axes]
+
+    def overlap(self, sides: list[Array], moved: dict[int, Row]) -> Row:
+        """Words that stay when the box moves along each dimension by `moved`, for every loop."""
         kept = jnp.ones(7)
         for side, axis in zip(sides, self.axes, strict=True):
-            shift = sum(factor * moved[:, d] for d, factor in axis)
-            kept = kept * jnp.maximum(side - jnp.abs(shift), 0.0)
+            kept = kept * jnp.maximum(side - jnp.abs(sum(factor * moved[d] for d, factor in axis)), 0.0)
         return kept
 
 
-def _axes(tensor: str, stride: tuple[int, int]) -> tuple[Axis, ...]:
+def _mask(dimensions: tuple[int, ...]) -> np.ndarray:
+    return np.isin(np.arange(7), dimensions).astype(float)
+
+
+def _each(row: Row) -> list[Array]:
+    """Its seven entries; by `split`, whose slope is one concatenation."""
+    return [entry[0] for entry in jnp.split(row, 7)]
+
+
+def _axes(tensor: str, stride: Stride) -> tuple[Axis, ...]:
     if tensor == "I":
         return ((N, 1),), ((C, 1),), ((P, stride[0]), (R, 1)), ((Q, stride[1]), (S, 1))
     return tuple(((d, 1),) for d in RELEVANT[tensor])
@@ -139,43 +185,37 @@ def _axes(tensor: str, stride: tuple[int, int]) -> tuple[Axis, ...]:
 
 def _words_of(nest: _Nest, tensor: str, levels: list[int], macs: Array, boxes: "_Boxes") -> dict[int, _Words]:
     """Words of one tensor at the levels that keep it, the innermost first."""
-    own = list(RELEVANT[tensor])
-    others = [d for d in range(len(DIMENSIONS)) if d not in own]
-    whole = jnp.prod(jnp.prod(nest.temporal * nest.spatial, axis=0)[jnp.asarray(own)])
+    own = boxes.own
+    others = tuple(d for d in range(len(DIMENSIONS)) if d not in own)
+    whole = product(jnp.where(_mask(own) > 0, nest.held[-1], 1.0))
     found: dict[int, _Words] = {}
-    zero, sent = jnp.zeros(()), macs / _copies(nest.spatial[: levels[0] + 1], others)
+    zero, sent = jnp.zeros(()), macs / nest.copies(slice(levels[0] + 1), others)
     for level, outside in zip(levels, [*levels[1:], None], strict=True):
         fills, tile = _fills(nest, boxes, level) if outside is not None else (zero, whole)
-        written = fills * _copies(nest.spatial[level + 1 :])
+        written = fills * nest.copies(slice(level + 1, None))
         if tensor == "O":
-            firsts = whole * _copies(nest.spatial[level + 1 :], others)
+            firsts = whole * nest.copies(slice(level + 1, None), others)
             reads, back = (sent, written - firsts) if outside is not None else (sent - firsts, zero)
             found[level] = _Words(reads, back, sent, tile)
         else:
             found[level] = _Words(sent, written, zero, tile)
         if outside is not None:
-            sent = fills * _copies(nest.spatial[level + 1 : outside + 1], own) * _copies(nest.spatial[outside + 1 :])
+            sent = fills * nest.copies(slice(level + 1, outside + 1), own) * nest.copies(slice(outside + 1, None))
     return found
-
-
-def _copies(spatial: Array, dimensions: list[int] | None = None) -> Array:
-    """Product of spatial factors, of some dimensions or all."""
-    return jnp.prod(spatial if dimensions is None else spatial[:, jnp.asarray(dimensions)])
 
 
 def _fills(nest: _Nest, boxes: _Boxes, level: int) -> tuple[Array, Array]:
     """Words fetched into one copy of a level, and the words it holds."""
-    held = nest.below[level] * nest.temporal[level] * nest.spatial[level]
-    sides = [jnp.asarray(1 + sum(factor * (held[d] - 1) for d, factor in axis)) for axis in boxes.axes]
-    tile = jnp.prod(jnp.stack(sides))
+    sides = boxes.sides(_each(nest.held[level]))
+    tile = functools.reduce(jnp.multiply, sides)
     fetched, restarted = tile, jnp.zeros(7)
-    for outer in range(level + 1, nest.temporal.shape[0]):
+    for outer in range(level + 1, len(nest.temporal)):
         span = (nest.temporal[outer] - 1) * nest.step[outer]
-        back = restarted + nest.inside[outer] * span  # [loop, dimension]
-        kept = boxes.overlap(sides, jnp.diag(nest.step[outer]) - back)
+        before, through, inside = _each(restarted), _each(span), nest.inside[outer]
+        back = {d: before[d] + inside[:, d] * through[d] for d in boxes.own}  # by dimension, for every loop
+        kept = boxes.overlap(sides, {d: jnp.asarray(_mask((d,))) * nest.step[outer] - back[d] for d in boxes.own})
         if boxes.windows == "neighbour":
-            own = jnp.asarray(sorted({d for axis in boxes.axes for d, _ in axis}))
-            kept = jnp.where((jnp.sum(back[:, own], axis=1) > 0) & (kept < tile), 0.0, kept)
+            kept = jnp.where((sum(back.values()) > 0) & (kept < tile), 0.0, kept)
         fetched = fetched + jnp.sum((nest.temporal[outer] - 1) * nest.outer[outer] * (tile - kept))
         restarted = restarted + span
     return fetched, tile

@@ -43,7 +43,7 @@ def parse_loop_mapping(text: str) -> LoopMapping:
     rows = []
     for part in (piece.strip() for piece in text.split(" - ")):
         found = LEVEL.fullmatch(part)
-        if not found or LOOP.sub("", found[3]).strip():
+        if not found or LOOP.sub("", found[3]).strip() or any(int(factor) < 1 for _, factor, _ in LOOP.findall(found[3])):
             raise ValueError(f"mapping: cannot read {part!r}; a level reads 'L1[O] C48 P16 C16X', dimensions {DIMENSIONS}")
         rows.append((int(found[1]), LOOP.findall(found[3])))
     if [level for level, _ in rows] != list(range(len(rows) - 1, -1, -1)):
@@ -66,9 +66,12 @@ def format_loop_mapping(mapping: LoopMapping, keeps: tuple[str, ...] = ("W", "O"
 def complete_loop_mapping(mapping: LoopMapping, sizes: Sizes[str, float] | Float[Array, " 7"]) -> LoopMapping:
     """The mapping with the outermost temporal factors set to what is left of `sizes` (by dimension, or in the order R..N).
 
-    At least 1 is left: where the inner factors exceed a size, the layer is computed larger than it is.
+    At least 1 is left: where the inner factors exceed a size, the layer is computed larger than it is. ValueError for an unknown
+    dimension.
     """
-    if isinstance(sizes, dict):
+    if isinstance(sizes, Sizes):
+        if unknown := sorted(set(sizes) - set(DIMENSIONS)):
+            raise ValueError(f"sizes: unknown dimension {unknown[0]!r}; known: {', '.join(DIMENSIONS)}")
         sizes = jnp.asarray([float(sizes.get(name, 1)) for name in DIMENSIONS])
     temporal, spatial = jnp.asarray(mapping.temporal, float), jnp.asarray(mapping.spatial, float)
     inner = jnp.prod(temporal[:-1], axis=0) * jnp.prod(spatial, axis=0)
