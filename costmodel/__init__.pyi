@@ -126,7 +126,7 @@ from .processors.systolic_counts import (
     systolic_cycle_words,
     systolic_cycles,
 )
-from .processors.systolic_stalls import simulate_stalls
+from .processors.systolic_stalls import simulate_convolution_stalls, simulate_stalls
 from .processors.systolic_topologies import lower_convolution, read_topology, topology_table
 from .processors.vector import InstructionCounts, VectorCore, instruction_counts
 from .processors.vector_cores import list_vector_cores, vector_core
@@ -134,6 +134,10 @@ from .relax import HARD, STRAIGHT_THROUGH, Relaxation, soft
 from .steps import Decision, Outcome, Quote, Refresh, quote, refresh_weights, rollout, step
 from .studies.breakdowns import Breakdown, breakdown
 from .studies.chunks import chunked
+from .studies.design_spaces.arrays import ArraySpace
+from .studies.design_spaces.buffers import BufferSpace
+from .studies.design_spaces.layers import layer_products
+from .studies.design_spaces.schedules import ScheduleSpace
 from .studies.mixed_precision import (
     BitChoices,
     LayerOptions,
@@ -181,6 +185,7 @@ __all__ = [
     "AccuracyModel",
     "AffineProgram",
     "AnalogMacro",
+    "ArraySpace",
     "Axis",
     "BenchmarkResult",
     "BitChoices",
@@ -191,6 +196,7 @@ __all__ = [
     "Board",
     "Bound",
     "Breakdown",
+    "BufferSpace",
     "BufferingGain",
     "BurstPlan",
     "CellState",
@@ -262,6 +268,7 @@ __all__ = [
     "ReuseProfile",
     "Roofline",
     "Schedule",
+    "ScheduleSpace",
     "Search",
     "SensitivityTable",
     "SerialCrossbar",
@@ -343,6 +350,7 @@ __all__ = [
     "layer_graph",
     "layer_of",
     "layer_options",
+    "layer_products",
     "layer_sizes",
     "list_boards",
     "list_bounds",
@@ -415,6 +423,7 @@ __all__ = [
     "search_precision",
     "search_tiles",
     "sensitivity",
+    "simulate_convolution_stalls",
     "simulate_stalls",
     "single_buffered",
     "soft",
