@@ -138,6 +138,10 @@ from .studies.design_spaces.arrays import ArraySpace
 from .studies.design_spaces.buffers import BufferSpace
 from .studies.design_spaces.layers import layer_products
 from .studies.design_spaces.schedules import ScheduleSpace
+from .studies.mapping_search.charts import plot_searches
+from .studies.mapping_search.comparison import compare_searches, regret_table
+from .studies.mapping_search.layers import LoopLayer, loop_layer, product_layers
+from .studies.mapping_search.results import LoopSearch, search_hardware, search_mappings
 from .studies.mixed_precision import (
     BitChoices,
     LayerOptions,
@@ -232,7 +236,9 @@ __all__ = [
     "LoopAccelerator",
     "LoopAccesses",
     "LoopCost",
+    "LoopLayer",
     "LoopMapping",
+    "LoopSearch",
     "LowerBound",
     "LruMisses",
     "MacroChip",
@@ -310,6 +316,7 @@ __all__ = [
     "chunked",
     "compare_buffering",
     "compare_rules",
+    "compare_searches",
     "complete_loop_mapping",
     "conv_net",
     "count_loop_accesses",
@@ -372,6 +379,7 @@ __all__ = [
     "load_hierarchy",
     "load_platform",
     "log_runs_to_failure",
+    "loop_layer",
     "lower_bound",
     "lower_convolution",
     "lru_misses",
@@ -399,12 +407,14 @@ __all__ = [
     "plan_schedule",
     "plan_tiling",
     "plot_breakdown",
+    "plot_searches",
     "policy_latency",
     "policy_speedup",
     "polybench",
     "precision_of",
     "prefill_load",
     "prepare_study",
+    "product_layers",
     "promote",
     "promote_tensors",
     "quantised_bits",
@@ -414,12 +424,15 @@ __all__ = [
     "read_topology",
     "refresh_weights",
     "regime_times",
+    "regret_table",
     "relaxed_time",
     "replay",
     "reuse_profile",
     "rollout",
     "run_mlperf_tiny",
     "search_duplicates",
+    "search_hardware",
+    "search_mappings",
     "search_precision",
     "search_tiles",
     "sensitivity",

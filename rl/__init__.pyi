@@ -19,6 +19,9 @@ from .decisions.export import export_controller, export_policy, load_policy
 from .decisions.onnx_export import export_onnx
 from .decisions.plots import plot_attributions, plot_decision_map, plot_value_gaps
 from .decisions.ranges import ObservationRange, training_range
+from .decisions.recommender import Recommender, load_recommender
+from .decisions.recommending.judging import judge_recommender
+from .decisions.recommending.training import train_recommender
 from .decisions.records import ControlDecision, ControlLimits
 from .decisions.router import ComplexityRouter, RoutedBatch
 from .decisions.routing_tiers.guides import Guide, load_guide
@@ -87,6 +90,7 @@ __all__ = [
     "PrecisionEnv",
     "PrecisionParams",
     "PrecisionState",
+    "Recommender",
     "RouteOption",
     "RoutedBatch",
     "RoutingGrid",
@@ -120,10 +124,12 @@ __all__ = [
     "extrapolate",
     "heft",
     "interquartile_mean",
+    "judge_recommender",
     "load_agent",
     "load_graph_scheduler",
     "load_guide",
     "load_policy",
+    "load_recommender",
     "lower_bound",
     "make_train",
     "mct",
@@ -151,6 +157,7 @@ __all__ = [
     "train_graph_scheduler",
     "train_guide",
     "train_many",
+    "train_recommender",
     "training_problems",
     "training_range",
     "value_gaps",

@@ -72,11 +72,13 @@ def minimize(
     steps: int = 150,
     budget: int = 4096,
     key: PRNGKeyArray | None = None,
+    chunk: int = CHUNK,
 ) -> Minimum:
     """The point of `grid` (allowed values of each dimension, positive) with the least `objective(point, *args)`; see the module.
 
     What is compiled for an objective is kept for as long as it is the same function: give what changes as `args`.
     `relaxed` (default: the objective) is descended by "gradient"; `key` is drawn from by "random" (default: that of seed 0).
+    `chunk` points are scored side by side by "exhaustive" and "random": fewer suit an objective with large intermediates.
     ValueError for an unknown method, an empty or non-positive dimension, or more than `MOST` points to try.
     """
     if method not in METHODS:
@@ -97,7 +99,7 @@ def minimize(
             raise ValueError(f"the grid has {tried} points, at most {MOST} can be tried one by one")
         keys = jax.random.key(0) if key is None else key
         first = jax.random.randint(keys, (budget, len(axes)), 0, jnp.asarray(lengths)) if method == "random" else None
-        point, value = _scan(objective, lengths, tried, table, first, args)
+        point, value = _scan(objective, lengths, tried, min(chunk, tried), table, first, args)
     return Minimum({name: float(x) for name, x in zip(grid, np.asarray(point), strict=True)}, float(value), tried, descents)
 
 
@@ -107,12 +109,17 @@ def _table(axes: list[np.ndarray]) -> Array:
     return jnp.asarray(np.stack([np.pad(axis, (0, width - len(axis)), mode="edge") for axis in axes]), float)
 
 
-@functools.partial(jax.jit, static_argnames=("objective", "lengths", "count"))
+@functools.partial(jax.jit, static_argnames=("objective", "lengths", "count", "chunk"))
 def _scan(
-    objective: Objective, lengths: tuple[int, ...], count: int, table: Array, drawn: Array | None, args: tuple[Any, ...]
+    objective: Objective,
+    lengths: tuple[int, ...],
+    count: int,
+    chunk: int,
+    table: Array,
+    drawn: Array | None,
+    args: tuple[Any, ...],
 ) -> tuple[Array, Array]:
     """Best of `count` points: those drawn (positions), or the grid's in row-major order."""
-    chunk = min(CHUNK, count)
 
     def best_of(start: Array) -> tuple[Array, Array]:
         index = jnp.minimum(start + jnp.arange(chunk), count - 1)
