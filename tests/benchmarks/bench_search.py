@@ -58,9 +58,15 @@ def main() -> None:
     for (name, case), panes in zip(CASES.items(), axes, strict=True):
         start = time.perf_counter()
         data = compared(case, SEEDS)
-        print(f"{name}: {data.attrs['choices']:.3g} choices, optimum {data.attrs['optimum_is']}", flush=True)
-        print(costmodel.regret_table(data.sel(evaluations=list(EVALUATIONS), seconds=list(SECONDS))), flush=True)
-        report("search", case=name, seconds=time.perf_counter() - start)
+        table = data.sel(evaluations=list(EVALUATIONS), seconds=list(SECONDS))
+        print(costmodel.regret_table(table), file=sys.stderr)
+        for method in data["algorithm"].values:
+            some = table.sel(algorithm=method)
+            regrets = {f"regret_{n:g}": some["best"].sel(evaluations=n) for n in EVALUATIONS}
+            regrets |= {f"regret_{s:g}_s": some["best_in_time"].sel(seconds=s) for s in SECONDS}
+            medians = {column: float((best / data["optimum"]).median("seed") - 1) for column, best in regrets.items()}
+            report("search", case=name, method=str(method), **medians, optimum=data.attrs["optimum_is"])
+        report("search", case=name, choices=data.attrs["choices"], seconds=time.perf_counter() - start)
         costmodel.plot_searches(data, panes, name)
     path = Path(sys.argv[1] if len(sys.argv) > 1 else Path(__file__).parents[2] / ".bench" / "search.png")
     path.parent.mkdir(parents=True, exist_ok=True)

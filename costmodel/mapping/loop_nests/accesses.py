@@ -54,7 +54,7 @@ class LoopAccesses(NamedTuple):
     tiles: Float[Array, "levels 3"]  # words held by one copy
 
     @property
-    def total(self) -> Float[Array, " levels"]:
+    def total(self) -> Float[Array, "*batch levels"]:
         """All accesses of each level."""
         return jnp.sum(self.reads + self.writes + self.updates, axis=-1)
 

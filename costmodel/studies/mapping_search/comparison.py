@@ -55,6 +55,8 @@ def compare_searches(
     `enumerable` choices are enumerated; for larger ones each method is run once more with `reference` evaluations (0: not). A
     search goes on until the last of both axes is reached. ValueError as `search_hardware`.
     """
+    if seeds < 1 or not (len(evaluations) or len(seconds)):
+        raise ValueError(f"seeds = {seeds}, evaluations and seconds: at least 1 seed and 1 budget are needed")
     space = make_space(accelerator, [as_layer(layer) for layer in layers], hardware, objective=objective, orders=orders)
     named = dict(methods) if isinstance(methods, Mapping) else {name: as_method(name) for name in methods}
     axes = {"evaluations": _axis("evaluations", evaluations), "seconds": _axis("seconds", seconds)}
@@ -95,7 +97,7 @@ def _dataset(
 
     def best(axis: str) -> Any:
         points = [[np.exp(run.history.after(axis, axes[axis])) for run in some] for some in runs.values()]
-        shape = (len(runs), -1, len(axes[axis]))
+        shape = (len(runs), len(next(iter(runs.values()))), len(axes[axis]))
         return ("algorithm", "seed", axis), np.asarray(points).reshape(shape), {"units": unit}
 
     rates = [np.median([run.evaluations / run.seconds for run in some]) for some in runs.values()]
