@@ -129,4 +129,4 @@ print("by gradient:", results["gradient"])
 # %% [markdown]
 # No method wins everywhere (`tests/benchmarks/bench_search.py` has more spaces, more seeds and longer budgets). Where everything
 # can be tried, try everything; where a question is asked a million times, let a network answer it and price its favourites;
-# where the space is vast and the model has a gradient, follow it, and look at random search beside it.
+# where the space is vast, follow the gradient or breed, and look at random search beside both.
