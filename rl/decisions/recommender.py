@@ -60,9 +60,8 @@ class Recommender:
         if not 1 <= top <= self.space.count:
             raise ValueError(f"top = {top} is outside its range [1, {self.space.count}]")
         wanted = min(max(top, RESCORED), self.space.count) if rescore else top
-        found = in_blocks(lambda some: (_recommend(self._network, wanted, self.weights, some),), rows, block=BLOCK, fewest=CHUNK)[
-            0
-        ]
+        program = functools.partial(_recommend, self._network, wanted, self.weights)
+        (found,) = in_blocks(lambda some: (program(some),), rows, block=BLOCK, fewest=CHUNK)
         if not rescore:
             return found[:, 0] if top == 1 else found
         costs = self.space.costs_of(rows, found)
